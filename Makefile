@@ -1,0 +1,52 @@
+# demo | test | check | bench | fmt | clean. The first use makes .venv; later ones need no network.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.stamp
+SOURCES := src tests $(wildcard examples) $(wildcard benchmarks)
+PAGES := docs $(wildcard README.md)
+BENCHES := $(sort $(wildcard benchmarks/bench_*.py))
+
+.PHONY: demo test check lint types arrows doctests bench fmt clean
+
+demo: $(READY)
+	$(BIN)/coterie demo
+
+test: $(READY)
+	$(BIN)/python -m pytest tests -q
+
+check: lint types arrows doctests
+
+lint: $(READY)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(READY)
+	$(BIN)/mypy
+
+arrows: $(READY)
+	$(BIN)/lint-imports --no-logo
+
+doctests: $(READY)
+	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob="*.md" src $(PAGES)
+
+bench: $(READY)
+	@$(if $(BENCHES),,echo "no benchmarks/bench_*.py yet: nothing to run")
+	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
+
+fmt: $(READY)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The build tool comes first and pinned, so that an environment once made can be refreshed offline.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, found %d.%d: set PYTHON=" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	touch $@

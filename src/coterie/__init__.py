@@ -1,0 +1,92 @@
+"""Train PyTorch models on unequal machines that come and go, and be told why.
+
+A public name is loaded when it is first used: `import coterie` loads neither torch nor pydantic.
+
+>>> import coterie
+>>> coterie.parse("diloco(32)")
+chain(Every(32), Reduce(), Outer(0.7, 0.9, nesterov=True))
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from coterie.errors import (
+    CheckpointError,
+    CoterieError,
+    JobError,
+    JoinError,
+    StrategyError,
+    Torn,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from coterie.config import Job, load_job
+    from coterie.engines.train import train
+    from coterie.sync.chain import chain
+    from coterie.sync.codecs import ErrorFeedback, Fp16, Int8
+    from coterie.sync.exchanges import Reduce
+    from coterie.sync.outer import Outer
+    from coterie.sync.pieces import Clip, Every, Only
+    from coterie.sync.recipes import parse
+    from coterie.tasks.supervised import Supervised
+
+__all__ = [
+    "CheckpointError",
+    "Clip",
+    "CoterieError",
+    "ErrorFeedback",
+    "Every",
+    "Fp16",
+    "Int8",
+    "Job",
+    "JobError",
+    "JoinError",
+    "Only",
+    "Outer",
+    "Reduce",
+    "StrategyError",
+    "Supervised",
+    "Torn",
+    "TrainingError",
+    "__version__",
+    "chain",
+    "load_job",
+    "parse",
+    "train",
+]
+
+try:
+    __version__ = metadata.version("coterie")
+except metadata.PackageNotFoundError:
+    __version__ = "0+unknown"  # a checkout that was never installed
+
+_HOMES = {
+    "Clip": "coterie.sync.pieces",
+    "ErrorFeedback": "coterie.sync.codecs",
+    "Every": "coterie.sync.pieces",
+    "Fp16": "coterie.sync.codecs",
+    "Int8": "coterie.sync.codecs",
+    "Job": "coterie.config",
+    "Only": "coterie.sync.pieces",
+    "Outer": "coterie.sync.outer",
+    "Reduce": "coterie.sync.exchanges",
+    "Supervised": "coterie.tasks.supervised",
+    "chain": "coterie.sync.chain",
+    "load_job": "coterie.config",
+    "parse": "coterie.sync.recipes",
+    "train": "coterie.engines.train",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,185 @@
+"""One member's model, optimizer and scheduler, and the two ways in which it learns.
+
+Legend: N trainable parameters laid end to end.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from coterie.errors import CheckpointError, TrainingError
+from coterie.tasks.base import IndexedTask
+from coterie.types import Layout
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is learned, and by which optimizer and schedule: a recipe for a `Learner`."""
+
+    task: IndexedTask
+    optimizer: Callable[[list[nn.Parameter]], Optimizer]
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None
+    scheduler_every: Literal["epoch", "step"] = "epoch"
+    device: str = "cpu"
+    seed: int = 0
+
+
+class Learner:
+    """A model that walks by its own torch optimizer."""
+
+    def __init__(self, setup: Setup) -> None:
+        torch.manual_seed(setup.seed)  # every member starts from the same weights
+        self.setup = setup
+        self.task = setup.task
+        self.model = setup.task.build().to(setup.device)
+        self.layout = Layout.of(self.model)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = setup.optimizer(self._parameters)
+        self.scheduler = setup.scheduler(self.optimizer) if setup.scheduler else None
+        self.num_steps = 0
+        self.data_epoch = 0
+
+    @property
+    def needs_closure(self) -> bool:
+        """Whether the optimizer evaluates the loss more than once a step, as LBFGS does."""
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        return closure is not None and closure.default is inspect.Parameter.empty
+
+    def step(self, indices: Sequence[int]) -> float:
+        """One plain step of the torch loop; the loss before it. Raises TrainingError on NaN."""
+        batch = self.task.fetch(indices)
+        first: list[float] = []
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            loss = self.task.loss(self.model, batch)
+            first.append(self._finite(loss))
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        # torch types a closure as returning float; every optimizer passes the tensor through
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        self._stepped()
+        return first[0]
+
+    def gradient(self, indices: Sequence[int]) -> tuple[float, Tensor]:
+        """The loss on some samples and its gradient as one vector; nothing is stepped."""
+        self.optimizer.zero_grad()
+        loss = self.task.loss(self.model, self.task.fetch(indices))
+        value = self._finite(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        blocks = [
+            torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1)
+            for p in self._parameters
+        ]
+        return value, torch.cat([block.to(self.dtype) for block in blocks]).cpu()
+
+    def apply(self, gradient_N: Tensor) -> None:
+        """Step the optimizer on a gradient that was agreed on."""
+        for parameter, (_, where) in zip(self._parameters, self.layout.slices(), strict=True):
+            agreed = gradient_N[where].view(parameter.shape)
+            parameter.grad = agreed.to(parameter.device, parameter.dtype)
+        self.optimizer.step()
+        self._stepped()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What travels: float32, or float64 if a parameter is."""
+        wide = any(p.dtype == torch.float64 for p in self._parameters)
+        return torch.float64 if wide else torch.float32
+
+    def vector(self) -> Tensor:
+        """A copy of the parameters, on the CPU."""
+        with torch.no_grad():
+            return torch.cat([p.detach().reshape(-1).to(self.dtype) for p in self._parameters]).cpu()
+
+    def place(self, vector_N: Tensor) -> None:
+        """Set the parameters."""
+        with torch.no_grad():
+            for parameter, (_, where) in zip(self._parameters, self.layout.slices(), strict=True):
+                parameter.copy_(vector_N[where].view(parameter.shape))
+
+    def end_epoch(self, data_epoch: int, loss: float | None) -> None:
+        """Note that a later epoch has begun, and move a per-epoch schedule on by one step each."""
+        while self.data_epoch < data_epoch:
+            self.data_epoch += 1
+            if self.scheduler is None or self.setup.scheduler_every == "step":
+                continue
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                if loss is not None:  # none is known before the first epoch's end
+                    self.scheduler.step(loss)
+            else:
+                self.scheduler.step()
+
+    def score(self) -> dict[str, float]:
+        """Held-out metrics."""
+        return self.task.score(self.model)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name: what a plain torch model loads."""
+        return {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
+
+    def private(self) -> dict[str, Any]:
+        """What only this member carries: optimizer, schedule, counts."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "num_steps": self.num_steps,
+            "data_epoch": self.data_epoch,
+        }
+
+    def restore(self, weights: dict[str, Tensor], private: dict[str, Any]) -> None:
+        """Take over weights and private state; CheckpointError if they are of another model."""
+        self._check(weights)
+        self.model.load_state_dict(weights)
+        try:
+            self.optimizer.load_state_dict(private["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"expected the state of a {type(self.optimizer).__name__}, found another "
+                f"optimizer's ({error}); resume with the optimizer that the run was started with"
+            ) from error
+        if self.scheduler and private["scheduler"] is not None:
+            self.scheduler.load_state_dict(private["scheduler"])
+        self.num_steps, self.data_epoch = private["num_steps"], private["data_epoch"]
+
+    def _check(self, weights: dict[str, Tensor]) -> None:
+        """Name the first parameter or buffer in which a checkpoint differs from this model."""
+        mine = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        theirs = {name: tuple(value.shape) for name, value in weights.items()}
+        for name in [*mine, *theirs]:
+            if mine.get(name) != theirs.get(name):
+                raise CheckpointError(
+                    f"expected {name} of shape {mine.get(name, 'none')}, found "
+                    f"{theirs.get(name, 'none')}: this is a checkpoint of another model; resume "
+                    "with the model that wrote it, or start anew"
+                )
+
+    def scratch(self) -> Learner:
+        """A copy to measure on, that leaves this one and the random state as they are."""
+        with torch.random.fork_rng(devices=[]):
+            copy = Learner(self.setup)
+        return copy
+
+    def _stepped(self) -> None:
+        self.num_steps += 1
+        if self.scheduler is not None and self.setup.scheduler_every == "step":
+            self.scheduler.step()
+
+    def _finite(self, loss: Tensor) -> float:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"expected a finite loss, found {value} at step {self.num_steps + 1}; "
+                "lower the learning rate, or look for broken samples"
+            )
+        return value

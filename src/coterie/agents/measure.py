@@ -1,0 +1,101 @@
+"""What a member measures of itself and of its links, by doing the real thing.
+
+Legend: N bytes of a probe.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.agents import effects as do
+from coterie.agents.learner import Learner
+from coterie.transport.messages import Linked, Probe, Probed, Term
+
+PROBE_BYTES = 1 << 20
+MIN_STEPS = 3
+MAX_STEPS = 50
+PINGS = 5
+
+
+def probe_steps(learner: Learner, order: Probe) -> do.Life[Probed]:
+    """Time plain steps of the task at each batch size on a scratch copy of the learner.
+
+    Seconds by a clock that includes what a quota takes away; bytes as autograd saves them.
+    """
+    scratch = learner.scratch()
+    rng = np.random.default_rng(0)
+    timings: list[tuple[int, float]] = []
+    saved: dict[int, int] = {}
+    for size in order.sizes:
+        indices = rng.integers(learner.task.num_train, size=size).tolist()
+        saved[size] = yield do.Compute(lambda i=indices: _saved_bytes(scratch, i), (size,))  # type: ignore[misc]
+        began_s = yield do.Now()
+        num_steps = 0
+        while num_steps < MIN_STEPS or (num_steps < MAX_STEPS and now_s - began_s < order.seconds):
+            step_at_s = yield do.Now()
+            yield do.Compute(lambda i=indices: scratch.step(i), (size,))  # type: ignore[misc]
+            now_s = yield do.Now()
+            timings.append((size, now_s - step_at_s))
+            num_steps += 1
+    small, large = min(saved), max(saved)
+    slope = (saved[large] - saved[small]) / max(1, large - small)
+    return Probed(
+        timings=tuple(timings),
+        fixed_bytes=4 * _held_bytes(scratch),
+        bytes_per_sample=max(0.0, slope),
+    )
+
+
+def _saved_bytes(learner: Learner, indices: list[int]) -> int:
+    """A step's bytes saved for the backward pass; also the warm-up before timing."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        learner.gradient(indices)
+    return sum(sizes.values())
+
+
+def _held_bytes(learner: Learner) -> int:
+    """Bytes of the parameters; gradient and optimizer state are about three times as many."""
+    return sum(p.numel() * p.element_size() for p in learner.model.parameters())
+
+
+def probe_links(name: str, term: Term) -> do.Life[Linked]:
+    """Ping every other member in turn: small messages for latency, 1 MiB for bandwidth."""
+    links = []
+    for a, b in combinations(term.members, 2):
+        if name not in (a, b):
+            continue
+        peer = b if name == a else a
+        pings = []
+        for _ in range(PINGS):
+            pings.append((yield from _there_and_back(name == a, peer, torch.zeros(1))))
+        large = torch.zeros(PROBE_BYTES // 4)
+        there_and_back = [0.0, 0.0]
+        for trial in range(2):
+            there_and_back[trial] = yield from _there_and_back(name == a, peer, large)
+        big_s = min(there_and_back)
+        if name == a:
+            latency_s = median(pings) / 2
+            links.append((peer, latency_s, PROBE_BYTES / max(big_s / 2 - latency_s, 1e-6)))
+    return Linked(term=term.number, links=tuple(links))
+
+
+def _there_and_back(leads: bool, peer: str, vector_N: Tensor) -> do.Life[float]:
+    began_s = yield do.Now()
+    if leads:
+        yield do.Give(peer, vector_N)
+        yield do.Take(peer, vector_N.clone())
+    else:
+        yield do.Take(peer, vector_N.clone())
+        yield do.Give(peer, vector_N)
+    return float((yield do.Now()) - began_s)

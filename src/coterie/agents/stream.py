@@ -1,0 +1,59 @@
+"""The order in which an epoch's samples are learned: the same for every member, from the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coterie.leases import Lease, Span, count, take
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Positions of a data epoch as indices into the dataset.
+
+    >>> stream = Stream(num_train=5, seed=0)
+    >>> sorted(stream.indices(data_epoch=0, spans=[(0, 5)]))
+    [0, 1, 2, 3, 4]
+    """
+
+    num_train: int
+    seed: int
+
+    def order(self, data_epoch: int) -> NDArray[np.int64]:
+        """The shuffled indices of one epoch."""
+        return _order(self.num_train, self.seed, data_epoch)
+
+    def indices(self, data_epoch: int, spans: Sequence[Span]) -> list[int]:
+        """The dataset indices at these positions."""
+        order = self.order(data_epoch)
+        return [int(i) for start, stop in spans for i in order[start:stop]]
+
+    def batches(self, data_epoch: int, lease: Lease) -> Iterator[list[int]]:
+        """A lease cut into the batches of its steps."""
+        indices = self.indices(data_epoch, lease.spans)
+        for start in range(0, len(indices), lease.batch):
+            yield indices[start : start + lease.batch]
+
+
+@lru_cache(maxsize=4)  # two epochs are open at once where a lease came back
+def _order(num_train: int, seed: int, data_epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, data_epoch]).permutation(num_train)
+
+
+def whole_epoch(num_train: int, batch: int, done: int = 0) -> tuple[Lease, ...]:
+    """An epoch as the leases of one member alone, a step each, from position `done` on.
+
+    >>> [lease.num_samples for lease in whole_epoch(10, 4)]
+    [4, 4, 2]
+    """
+    left: tuple[Span, ...] = ((done, num_train),) if done < num_train else ()
+    leases = []
+    while count(left):
+        taken, left = take(left, batch)
+        leases.append(Lease(taken, batch))
+    return tuple(leases)

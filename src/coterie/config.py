@@ -1,0 +1,398 @@
+"""The job file: what to learn, on whom, until when; checked whole before anything starts.
+
+Bottom layer: names of the user's code stay text here (`Ref`), and only the room that needs the
+code imports it. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import field_validator as check
+from pydantic import model_validator as check_whole
+from pydantic_core import ErrorDetails
+
+from coterie.errors import JobError
+
+BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
+TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
+
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+
+_CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
+_MAPPING = "a mapping"
+_PLAINER = {"model_type": _MAPPING, "dict_type": _MAPPING, "invalid-json-value": "plain values"}
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Ref(_Words):
+    """Something callable of the user's, by name, with the keyword arguments to call it with.
+
+    In YAML the arguments stand under `with`; a reference without any is just the string.
+
+    >>> Ref.model_validate("torch.optim:SGD") == Ref(call="torch.optim:SGD")
+    True
+    >>> Ref.model_validate({"call": "torch.optim:SGD", "with": {"lr": 0.1}}).kwargs
+    {'lr': 0.1}
+    """
+
+    call: str
+    kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict, validation_alias="with", serialization_alias="with"
+    )
+
+    @check_whole(mode="before")
+    @classmethod
+    def _from_string(cls, found: object) -> object:
+        if isinstance(found, str):
+            return {"call": found}
+        if isinstance(found, Mapping | Ref):
+            return found
+        raise JobError(f"expected 'module:function' or {{call, with}}, found {_shown(found)}")
+
+    @check("call")
+    @classmethod
+    def _names_a_callable(cls, call: str) -> str:
+        if _CALL.fullmatch(call):
+            return call
+        module, _, name = call.rpartition(".")
+        meant = f"{module}:{name}"
+        hint = f"; was {meant!r} meant?" if _CALL.fullmatch(meant) else "; mend its spelling"
+        raise JobError(f"expected 'module:function', found {call!r}{hint}")
+
+
+class Scheduler(Ref):
+    """A learning-rate scheduler, and how often it steps.
+
+    >>> Scheduler.model_validate("torch.optim.lr_scheduler:ConstantLR").every
+    'epoch'
+    """
+
+    every: Literal["epoch", "step"] = "epoch"
+
+
+class TaskSpec(_Words):
+    """What is learned, all by reference; `coterie.tasks.from_spec` makes it real.
+
+    >>> TaskSpec(model="m:net", train="m:train", test="m:test").loss.call
+    'torch.nn.functional:cross_entropy'
+    """
+
+    model: Ref
+    train: Ref
+    test: Ref
+    loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
+    metrics: dict[str, Ref] = Field(default_factory=dict)
+    collate: Ref | None = None
+    predict: Ref | None = None
+
+    @check("metrics")
+    @classmethod
+    def _names_are_free(cls, metrics: dict[str, Ref]) -> dict[str, Ref]:
+        for name in (*BUDGETS, TEST_LOSS):
+            if name in metrics:
+                raise JobError(f"expected a metric's own name, found {name!r}, which is taken")
+        return metrics
+
+
+class Drill(_Words):
+    """A rehearsed failure: kill one member at a fraction of the run, and let it come back.
+
+    >>> Drill(kill="b").at
+    0.35
+    """
+
+    kill: str
+    at: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.35
+    restart_after_s: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
+
+
+class Agents(_Words):
+    """Who learns: agents started here, and agents waited for.
+
+    `local="auto"` is one agent per GPU of this machine, else one. `speeds` are relative and make
+    unequal machines of one; `local` defaults to their number.
+
+    >>> Agents(speeds=[4, 2, 1]).local, Agents.model_validate(3).local
+    (3, 3)
+    """
+
+    local: Whole | Literal["auto"] = "auto"
+    speeds: list[Positive] | None = None
+    remote: Whole = 0
+    join_timeout_s: Positive = 60.0
+
+    @check_whole(mode="before")
+    @classmethod
+    def _from_number(cls, found: object) -> object:
+        if isinstance(found, int | str):
+            return {"local": found}
+        if not isinstance(found, Mapping):
+            return found
+        speeds = found.get("speeds")
+        if isinstance(speeds, Sequence) and found.get("local", "auto") == "auto":
+            return {**found, "local": len(speeds)}
+        return found
+
+    @check_whole(mode="after")
+    def _fits(self) -> Agents:
+        if self.speeds is not None and len(self.speeds) != self.local:
+            raise JobError(
+                f"expected one speed per local agent, found {len(self.speeds)} speeds for "
+                f"{self.local} agents; leave out local, or list {self.local} speeds"
+            )
+        if self.num_known == 0:
+            raise JobError("expected at least one agent, found local: 0 with remote: 0; add one")
+        return self
+
+    @property
+    def num_known(self) -> int | None:
+        """How many agents the run wants, or None while `auto` has not been resolved.
+
+        >>> Agents(local=2, remote=1).num_known
+        3
+        """
+        return None if self.local == "auto" else self.local + self.remote
+
+
+class Job(_Words):
+    """One run, whole: task, optimizer, agents, strategy, and when it is done.
+
+    `until` ends the run at the first of its keys reached: epochs, steps, minutes, or a metric of
+    the task at or above its value. `root` is the folder whose modules references may name.
+
+    >>> task = TaskSpec(model="m:net", train="m:train", test="m:test")
+    >>> Job(name="first", task=task, optimizer="torch.optim:SGD", batch=64,
+    ...     until={"epochs": 3}).strategy
+    'auto'
+    """
+
+    name: str
+    task: TaskSpec
+    optimizer: Ref
+    scheduler: Scheduler | None = None
+    batch: Annotated[int, Field(strict=True, gt=0)]  # samples of one step, over all agents
+    seed: Whole = 0
+    strategy: str = "auto"
+    until: dict[str, Positive]
+    agents: Agents = Agents()
+    listen: str = "127.0.0.1:0"
+    checkpoint_every_s: Positive = 60.0
+    keep_checkpoints: Annotated[int, Field(strict=True, ge=1)] = 3
+    baselines: list[Literal["solo", "equal"]] = Field(default_factory=list)
+    drill: Drill | None = None
+    root: str = "."
+
+    @check("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if _SLUG.fullmatch(name):
+            return name
+        raise JobError(
+            f"expected letters, digits, '-' and '_' (64 at most), found {name!r}; rename it"
+        )
+
+    @check("strategy")
+    @classmethod
+    def _says_something(cls, strategy: str) -> str:
+        if strategy.strip():
+            return strategy
+        raise JobError("expected 'auto', a recipe or a chain of pieces, found an empty text")
+
+    @check("listen")
+    @classmethod
+    def _names_an_address(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if host and re.fullmatch(r"\d{1,5}", port) and int(port) < 1 << 16:
+            return listen
+        raise JobError(f"expected host:port with a port of 0..65535, found {listen!r}")
+
+    @check_whole(mode="after")
+    def _hangs_together(self) -> Job:
+        possible = (*BUDGETS, *self.task.metrics)
+        unknown = [name for name in self.until if name not in possible]
+        if unknown or not self.until:
+            raise JobError(
+                f"expected in until one or more of {', '.join(possible)}, "
+                f"found {', '.join(unknown) or 'none'}; name one of these or add a metric"
+            )
+        if self.agents.num_known is not None and self.batch < self.agents.num_known:
+            raise JobError(
+                f"expected a batch of at least one sample per agent, found {self.batch} for "
+                f"{self.agents.num_known} agents; raise batch or use fewer agents"
+            )
+        return self
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """The job of a YAML file, with `a.b=value` overrides laid over it.
+
+    `root` in the file is relative to the file's folder, and is that folder when absent.
+    Raises JobError naming the file, the key, what was found there and what was expected.
+
+    >>> import tempfile
+    >>> job = Job(name="first", task=TaskSpec(model="m:net", train="m:train", test="m:test"),
+    ...           optimizer="torch.optim:SGD", batch=64, until={"epochs": 3}, root="/tmp")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "job.yaml")
+    ...     num_chars = path.write_text(dump_job(job))
+    ...     load_job(path, ["batch=32", "until.epochs=5"]).until
+    {'epochs': 5.0}
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"expected a job file at {path}, found: {error}; check the path") from None
+    data = _read_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise JobError(f"{path}: expected a mapping of the job's keys, found {_shown(data)}")
+    for override in overrides:
+        data = _overlaid(data, override)
+    data["root"] = str((path.parent / str(data.get("root") or ".")).resolve())
+    return parse_job(data, " with --set ".join((str(path), *overrides)))
+
+
+def parse_job(data: Mapping[str, Any], source: str = "job") -> Job:
+    """The job of plain values; `source` says in errors where they came from.
+
+    >>> parse_job({"name": "x", "bach": 3})
+    Traceback (most recent call last):
+    coterie.errors.JobError: job: expected a key of the job, found 'bach'; did you mean 'batch'?
+    """
+    try:
+        return Job.model_validate(data)
+    except ValidationError as error:
+        raise JobError(f"{source}: {_sentence(error, data)}") from None
+
+
+def dump_job(job: Job) -> str:
+    """The job as YAML that loads back equal.
+
+    >>> job = Job(name="first", task=TaskSpec(model="m:net", train="m:train", test="m:test"),
+    ...           optimizer="torch.optim:SGD", batch=64, until={"epochs": 3})
+    >>> parse_job(yaml.safe_load(dump_job(job))) == job
+    True
+    """
+    return yaml.dump(job.model_dump(by_alias=True), Dumper=_Dumper, sort_keys=False)
+
+
+def _read_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+    except yaml.YAMLError as error:
+        raise JobError(f"{source}: expected YAML, found: {' '.join(str(error).split())}") from None
+
+
+def _overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
+    dotted, equals, value = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise JobError(f"--set: expected a.b=value, found {override!r}")
+    changed = here = dict(data)
+    for num, key in enumerate(keys[:-1], start=1):
+        inner = here.get(key) if here.get(key) is not None else {}
+        if not isinstance(inner, dict):
+            raise JobError(
+                f"--set {override}: expected a mapping at {'.'.join(keys[:num])}, "
+                f"found {_shown(inner)}; set that key whole"
+            )
+        here[key] = here = dict(inner)
+    here[keys[-1]] = _read_yaml(value, f"--set {override}")
+    return changed
+
+
+def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
+    # A mistyped key is also a missing one; the mistyping is what the user can mend.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    path = _key_path(first, data)
+    where = ".".join(map(str, path))
+    match first["type"]:
+        case "extra_forbidden":
+            return _unknown_key(path)
+        case "missing":
+            return f"expected the key {where}, found none; add it"
+        case "value_error":
+            text = str(first["ctx"]["error"])
+            return f"{where}: {text}" if where else text
+    alike = [p for p in problems if _key_path(p, data) == path]
+    wanted = " or ".join(dict.fromkeys(map(_wanted, alike)))
+    return f"{where}: expected {wanted}, found {_shown(first['input'])}; mend it or use --set"
+
+
+def _key_path(problem: ErrorDetails, data: object) -> tuple[int | str, ...]:
+    # Beyond the user's own keys pydantic's location names members of unions: cut there.
+    path: list[int | str] = []
+    for key in problem["loc"]:
+        try:
+            data = data[key]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(key)
+    return (*path, problem["loc"][-1]) if problem["type"] == "missing" else tuple(path)
+
+
+def _unknown_key(path: Sequence[int | str]) -> str:
+    *parents, found = map(str, path)
+    words: type[BaseModel] = Job
+    for key in parents:
+        words = _words_at(words, key)
+    known = [str(field.validation_alias or name) for name, field in words.model_fields.items()]
+    near = difflib.get_close_matches(found, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"possible are {', '.join(known)}"
+    if issubclass(words, Ref):
+        hint += " (arguments of the call stand under 'with')"
+    return f"expected a key of {'.'.join(parents) or 'the job'}, found {found!r}; {hint}"
+
+
+def _words_at(words: type[BaseModel], key: str) -> type[BaseModel]:
+    field = words.model_fields.get(key)
+    pending = [field.annotation] if field else []  # a metric's own name is no field: stay
+    while pending:
+        kind = pending.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+        pending.extend(get_args(kind))
+    return words
+
+
+def _wanted(problem: ErrorDetails) -> str:
+    return _PLAINER.get(problem["type"], re.sub(r"^\w+ should be ", "", problem["msg"]))
+
+
+def _shown(found: object) -> str:
+    text = "nothing" if found is None else repr(found)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values as YAML 1.2 reads them, each key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            problem = f"the key {twice!r} twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back."""
+
+
+# YAML 1.1 takes 1e-3 for text, and a learning rate is written so more often than not.
+_EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
+for _speaker in (_Loader, _Dumper):
+    _speaker.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))

@@ -1,0 +1,78 @@
+"""What was achieved: samples and seconds, by arm of comparison and by decision."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from statistics import median
+
+RECENT = 20  # reports that the live figure looks back on
+
+
+@dataclass
+class Flow:
+    """Samples and rounds committed in some seconds."""
+
+    num_samples: int = 0
+    num_rounds: int = 0
+    seconds: float = 0.0
+
+    def add(self, num_samples: int, num_rounds: int, seconds: float) -> None:
+        """Add an interval."""
+        self.num_samples += num_samples
+        self.num_rounds += num_rounds
+        self.seconds += seconds
+
+    @property
+    def per_s(self) -> float | None:
+        """Samples a second, once anything was timed."""
+        return self.num_samples / self.seconds if self.seconds else None
+
+    @property
+    def round_s(self) -> float | None:
+        """Seconds a round, once anything was timed."""
+        return self.seconds / self.num_rounds if self.num_rounds else None
+
+
+@dataclass
+class Gauge:
+    """Adds up intervals between commits; one that spans a change of conditions is left out.
+
+    >>> gauge = Gauge()
+    >>> gauge.mark("ours", decision=1)
+    >>> for now_s in range(3):
+    ...     gauge.commit(float(now_s), num_samples=50 * now_s, num_rounds=now_s)
+    >>> gauge.arms["ours"].per_s, gauge.decisions[1].round_s
+    (50.0, 1.0)
+    """
+
+    arms: dict[str, Flow] = field(default_factory=lambda: defaultdict(Flow))
+    decisions: dict[int, Flow] = field(default_factory=lambda: defaultdict(Flow))
+    arm: str = ""
+    decision: int = 0
+    _last: tuple[float, int, int] | None = None
+    _recent: deque[tuple[int, int, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def mark(self, arm: str, decision: int) -> None:
+        """Conditions change: what follows belongs to this arm and this decision."""
+        self.arm, self.decision, self._last = arm, decision, None
+
+    def commit(self, now_s: float, num_samples: int, num_rounds: int) -> None:
+        """So many samples and rounds are committed by now, since the run began."""
+        if self._last is not None:
+            last_s, last_samples, last_rounds = self._last
+            flow = (num_samples - last_samples, num_rounds - last_rounds, now_s - last_s)
+            self._recent.append(flow)
+            self.arms[self.arm].add(*flow)
+            if self.arm != "equal":
+                self.decisions[self.decision].add(*flow)
+        self._last = (now_s, num_samples, num_rounds)
+
+    def recent_per_s(self) -> float:
+        """Samples a second of late."""
+        seconds = sum(s for _, _, s in self._recent)
+        return sum(n for n, _, _ in self._recent) / seconds if seconds else 0.0
+
+    def typical_round_s(self) -> float:
+        """The median length of late rounds."""
+        return median(s / max(1, n) for _, n, s in self._recent) if self._recent else 0.0

@@ -1,0 +1,159 @@
+"""Which samples are leased, learned or free: so that each is learned exactly once, whatever dies.
+
+A round that was told committed stays provisional until a later one is committed or a new term
+settles on it: the only member that committed it may die before the others have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from coterie.leases import Lease, Span, count, cut_block, merge, take
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Rounds given out: consecutive numbers from `first_round`, over these positions."""
+
+    first_round: int
+    last_round: int
+    data_epoch: int
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round's leases, by member."""
+
+    data_epoch: int
+    leases: Mapping[str, Lease]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples over all members."""
+        return sum(lease.num_samples for lease in self.leases.values())
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the member that walks longest."""
+        return max((lease.num_steps for lease in self.leases.values()), default=0)
+
+
+@dataclass
+class Ledger:
+    """The books of a run's samples.
+
+    >>> ledger = Ledger(num_train=10)
+    >>> ledger.grant({"a": 3, "b": 1}, every=1, num_rounds=2).spans
+    ((0, 8),)
+    >>> ledger.commit(1, ("a",))  # b died: what it held is free again
+    >>> ledger.free[0]
+    ((3, 4), (8, 10))
+    """
+
+    num_train: int
+    committed: int = 0  # the newest round told committed
+    next_round: int = 1
+    num_steps: int = 0  # of committed rounds
+    num_samples: int = 0  # of committed rounds
+    free: dict[int, tuple[Span, ...]] = field(default_factory=dict)  # of epochs begun
+    issued: dict[int, Round] = field(default_factory=dict)
+    provisional: dict[int, Round] = field(default_factory=dict)
+    final: list[tuple[int, Round]] = field(default_factory=list)  # not yet logged
+    finished: list[int] = field(default_factory=list)  # epochs learned whole, not yet logged
+    num_epochs: int = 0  # learned whole
+
+    @property
+    def idle(self) -> bool:
+        """Whether every round given out is committed."""
+        return not self.issued
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs learned, with the part of those under way; rounds under way do not count."""
+        begun = sum(1 - count(spans) / self.num_train for spans in self.free.values())
+        under_way = sum(r.num_samples for r in self.issued.values()) / self.num_train
+        return self.num_epochs + begun - under_way
+
+    def grant(
+        self, shares: Mapping[str, int], every: int, num_rounds: int, last_epoch: float = float("inf")
+    ) -> Grant | None:
+        """Lease the next rounds of the earliest epoch that has free samples; None if none is left.
+
+        A block never spans two epochs, and its last round may be shorter.
+        """
+        data_epoch = next((e for e in sorted(self.free) if self.free[e]), None)
+        if data_epoch is None:
+            data_epoch = max(self.free, default=self.num_epochs - 1) + 1
+            if data_epoch >= last_epoch:
+                return None
+            self.free[data_epoch] = ((0, self.num_train),)
+        spans, left = take(self.free[data_epoch], num_rounds * every * sum(shares.values()))
+        self.free[data_epoch] = left
+        rounds = cut_block(spans, shares, every)
+        first = self.next_round
+        for offset, leases in enumerate(rounds):
+            self.issued[first + offset] = Round(data_epoch, leases)
+        self.next_round = first + len(rounds)
+        return Grant(first, self.next_round - 1, data_epoch, spans)
+
+    def commit(self, number: int, cohort: Collection[str]) -> None:
+        """Note that a round counts, with the contributions of `cohort`; a repeated word is idle."""
+        if number not in self.issued:
+            return
+        self._finalise(before=number)
+        kept = self._release(self.issued.pop(number), cohort)
+        self.provisional[number] = kept
+        self.committed = max(self.committed, number)
+        self.num_steps += kept.num_steps
+        self.num_samples += kept.num_samples
+
+    def settle(self, number: int, members: Collection[str]) -> None:
+        """A broken term ended on round `number`: what `members` hold of the next one stands.
+
+        Everything later is void, and a round that only the dead had committed is open again.
+        """
+        for later in [n for n in self.provisional if n > number]:
+            self.issued[later] = self.provisional.pop(later)
+            self.num_steps -= self.issued[later].num_steps
+            self.num_samples -= self.issued[later].num_samples
+        self.committed = number
+        self._finalise(before=number + 1)
+        for later in sorted(self.issued):
+            keep = members if later == number + 1 else ()
+            self.issued[later] = self._release(self.issued[later], keep)
+            if later > number + 1:
+                del self.issued[later]
+        self.next_round = max(self.issued, default=number) + 1
+
+    def close(self) -> None:
+        """The run stands still: every committed round is final."""
+        self._finalise(before=self.next_round)
+
+    def drain(self) -> tuple[list[tuple[int, Round]], list[int]]:
+        """Rounds and epochs that became final since this was last asked."""
+        final, finished = self.final, self.finished
+        self.final, self.finished = [], []
+        return final, finished
+
+    def _release(self, issued: Round, keep: Collection[str]) -> Round:
+        """Free what others than `keep` hold of a round."""
+        freed = [s for m, lease in issued.leases.items() if m not in keep for s in lease.spans]
+        self.free[issued.data_epoch] = merge((*self.free[issued.data_epoch], *freed))
+        return Round(issued.data_epoch, {m: k for m, k in issued.leases.items() if m in keep})
+
+    def _finalise(self, before: int) -> None:
+        for number in sorted(n for n in self.provisional if n < before):
+            done = self.provisional.pop(number)
+            self.final.append((number, done))
+            self._finish_epoch(done.data_epoch)
+
+    def _finish_epoch(self, data_epoch: int) -> None:
+        under_way = [*self.issued.values(), *self.provisional.values()]
+        if not self.free.get(data_epoch, ((0, 1),)) and not any(
+            r.data_epoch == data_epoch and r.num_samples for r in under_way
+        ):
+            del self.free[data_epoch]
+            self.finished.append(data_epoch)
+            self.num_epochs += 1

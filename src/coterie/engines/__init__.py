@@ -1,0 +1,1 @@
+"""Where agents live: processes on this machine, or members of a simulation in virtual time."""

@@ -1,0 +1,185 @@
+"""The front door of a run: check the job, make its folder, start its processes, follow its events."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coterie.agents import checkpoint
+from coterie.config import Job, dump_job, parse_job
+from coterie.engines.local import DONE, FAILED, INTERRUPTED, REFUSED
+from coterie.errors import CoterieError
+from coterie.machine import gpus
+from coterie.sync.recipes import parse
+from coterie.watch.events import follow
+
+if TYPE_CHECKING:
+    from coterie.agents.learner import Setup
+
+Show = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to: its folder, the exit code of its command, and its figures."""
+
+    folder: Path
+    exit_code: int  # 0 done, 1 failed, 130 interrupted
+    summary: Mapping[str, Any]
+
+
+def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
+    """Carry out a job in a folder of its own under `runs`, or go on in the folder of `resume`.
+
+    Bad input raises a CoterieError, and then nothing is left behind.
+    """
+    job = _resolved(job)
+    if resume is not None:
+        checkpoint.load(resume)  # a damaged one is refused before anything is started
+    with _run_folder(job, runs, resume) as run:
+        if job.agents.num_known == 1 and job.agents.remote == 0:
+            return _alone(job, lambda: _setup_of(job), run, resume, show)
+        return _follow(run, resume, show)
+
+
+@contextmanager
+def _run_folder(job: Job, runs: Path, resume: Path | None) -> Iterator[Path]:
+    """The run's folder with its job file; one that is refused before it began is removed."""
+    run = _folder(job, runs, resume)
+    fresh = not run.exists()
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "job.yaml").write_text(dump_job(job))
+        yield run
+    except OSError as error:
+        raise CoterieError(f"expected to write the run to {run}, found: {error}") from error
+    except _Refused as refusal:
+        if fresh:
+            shutil.rmtree(run, ignore_errors=True)
+        raise CoterieError(str(refusal)) from None
+
+
+class _Refused(CoterieError):
+    """The run ended before it began."""
+
+
+def _resolved(job: Job) -> Job:
+    """The job with every `auto` that can be known now made a number, checked once more."""
+    if job.strategy != "auto":
+        parse(job.strategy)
+    local = max(1, len(gpus())) if job.agents.local == "auto" else job.agents.local
+    data = job.model_dump(by_alias=True, mode="json")
+    data["agents"]["local"] = local
+    return parse_job(data)
+
+
+def _folder(job: Job, runs: Path, resume: Path | None) -> Path:
+    """The folder of the run that is resumed, or the next free one of the job's name."""
+    if resume is not None:
+        return resume.parent.parent if resume.parent.name == "checkpoints" else resume
+    if not (runs / job.name).exists():
+        return runs / job.name
+    pattern = re.compile(re.escape(job.name) + r"-(\d+)")
+    taken = [int(m[1]) for p in runs.iterdir() if (m := pattern.fullmatch(p.name))]
+    return runs / f"{job.name}-{max(taken, default=1) + 1}"
+
+
+# -- many agents: a coordinating process of its own ---------------------------------------------------
+
+
+def _follow(run: Path, resume: Path | None, show: Show) -> Result:
+    events = run / "events.jsonl"
+    num_known = len(events.read_bytes().splitlines()) if events.exists() else 0
+    with _host(run, resume) as host:
+        summary: dict[str, Any] = {}
+        for event in follow(events, until=lambda: host.poll() is not None):
+            if event["seq"] < num_known:
+                continue
+            show(event)
+            if event["kind"] == "summary":
+                summary = event
+        complaint = host.communicate()[1].decode().strip()
+    if host.returncode == REFUSED or (host.returncode not in (DONE, FAILED, INTERRUPTED)):
+        raise _Refused(complaint or f"the coordinator ended with code {host.returncode}")
+    return Result(run, host.returncode, summary)
+
+
+@contextmanager
+def _host(run: Path, resume: Path | None) -> Iterator[subprocess.Popen[bytes]]:
+    """The coordinating process; the first Ctrl-C asks it to stop, the second ends it."""
+    command = [sys.executable, "-m", "coterie.engines.local", str(run)]
+    command += [str(resume)] if resume is not None else []
+    host = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+    def interrupt(*_: object) -> None:
+        host.send_signal(signal.SIGKILL if interrupted else signal.SIGTERM)
+        interrupted.append(True)
+
+    interrupted: list[bool] = []
+    try:
+        with _on_interrupt(interrupt):
+            yield host
+    finally:
+        if host.poll() is None:
+            host.kill()
+            host.wait()
+
+
+@contextmanager
+def _on_interrupt(call: Callable[..., None]) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM call a function; only the main thread can listen for them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {n: signal.signal(n, call) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+# -- one agent: in this process ----------------------------------------------------------------------
+
+
+def alone(job: Job, setup: Setup, runs: Path, resume: Path | None, show: Show) -> Result:
+    """Carry out a job on one device in this process, on the setup's own objects."""
+    with _run_folder(job, runs, resume) as run:
+        return _alone(job, lambda: setup, run, resume, show)
+
+
+def _setup_of(job: Job) -> Setup:
+    from coterie.agents.join import best_device, setup_of
+
+    return setup_of(job, best_device())
+
+
+def _alone(
+    job: Job, setup: Callable[[], Setup], run: Path, resume: Path | None, show: Show
+) -> Result:
+    from coterie.engines.solo import Solo
+
+    try:
+        point = checkpoint.load(resume) if resume is not None else None
+        solo = Solo(job, setup(), run, show)
+        if point is not None:
+            solo.restore(point)
+    except CoterieError as error:
+        raise _Refused(str(error)) from None
+    try:
+        summary = solo.train()
+    except CoterieError as error:
+        solo.fail(str(error))
+        return Result(run, FAILED, {"error": str(error)})
+    return Result(run, INTERRUPTED if solo.interrupted else DONE, summary)

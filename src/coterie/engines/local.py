@@ -1,0 +1,334 @@
+"""Agents as processes of this machine, and the process that coordinates them.
+
+Run as `python -m coterie.engines.local RUN`: the folder's job.yaml says what to do, its events.jsonl
+what happened. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from coterie.agents import checkpoint
+from coterie.agents.checkpoint import Checkpoint
+from coterie.config import Job, load_job
+from coterie.coordinator.account import summary
+from coterie.coordinator.coordinator import Coordinator, Resume
+from coterie.engines.throttle import DutyCycle, Throttle, choose
+from coterie.errors import CheckpointError, CoterieError
+from coterie.machine import cores
+from coterie.transport.control import ControlServer
+from coterie.transport.messages import Beat, Hello
+from coterie.transport.secure import Keys
+from coterie.watch.events import EventLog, audit, read
+
+TICK_S = 0.1
+BEAT_S = 2.0
+MAX_RESTARTS = 3
+THROTTLED_PART = 0.65  # of the machine's cores, for all throttled agents: the rest is ours
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass
+class Process:
+    """One agent's process, and how often it was started."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    throttle: Throttle | None
+    num_starts: int = 1
+    restart_at_s: float | None = None
+
+
+@dataclass
+class LocalAgents:
+    """Starts, throttles, kills and restarts agents on this machine."""
+
+    job: Job
+    run: Path
+    endpoint: str
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Start every local agent."""
+        num = self.job.agents.local
+        assert isinstance(num, int)
+        names = [f"agent-{i}" for i in range(num)]
+        throttles = choose(dict(zip(names, self._cores(num), strict=True)))
+        for name in names:
+            self.processes[name] = Process(
+                name, self._spawn(name, throttles[name]), throttles[name]
+            )
+
+    def _cores(self, num: int) -> list[float | None]:
+        speeds = self.job.agents.speeds
+        if speeds is None:
+            return [None] * num
+        granted = THROTTLED_PART * cores()
+        return [granted * speed / sum(speeds) for speed in speeds]
+
+    def _spawn(self, name: str, throttle: Throttle | None) -> subprocess.Popen[bytes]:
+        duty = throttle.duty if throttle else DutyCycle(1.0)
+        command = [sys.executable, "-m", "coterie.cli", "join", self.endpoint]
+        command += ["--key", str(self.run / "join.key"), "--name", name, "--with-parent"]
+        command += ["--duty", str(duty.fraction)]
+        with (self.run / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def settle(self, name: str) -> None:
+        """An agent has its imports done: from here on it goes at its own speed."""
+        process = self.processes.get(name)
+        if process is not None and process.throttle is not None:
+            process.throttle.apply(process.popen.pid)
+
+    def kill(self, name: str) -> None:
+        """Kill -9, as a power cut would."""
+        self.processes[name].popen.kill()
+
+    def reap(self, now_s: float, restart_after_s: float) -> Iterator[tuple[str, int]]:
+        """Agents that have ended since the last call, with their exit codes; due restarts."""
+        for name, process in self.processes.items():
+            if process.restart_at_s is None and (code := process.popen.poll()) is not None:
+                process.restart_at_s = float("inf")
+                if code not in (DONE, REFUSED) and process.num_starts <= MAX_RESTARTS:
+                    process.restart_at_s = now_s + restart_after_s
+                yield name, code
+            elif process.restart_at_s is not None and now_s >= process.restart_at_s:
+                process.popen = self._spawn(name, process.throttle)
+                process.num_starts, process.restart_at_s = process.num_starts + 1, None
+
+    def close(self) -> None:
+        """Leave no process and no control group behind."""
+        for process in self.processes.values():
+            process.popen.kill()
+            process.popen.wait()
+            if process.throttle is not None:
+                process.throttle.close()
+
+
+class Host:
+    """Drives a coordinator with real sockets, clocks, processes and files."""
+
+    def __init__(self, run: Path, resume: Checkpoint | None) -> None:
+        self.job = load_job(run / "job.yaml")
+        keys = Keys.make()
+        self._run = run
+        self._server = ControlServer(self.job.listen, keys)
+        keys.join.write(run / "join.key")
+        self._log = EventLog(run / "events.jsonl")
+        self._agents = LocalAgents(self.job, run, self._server.endpoint)
+        num_agents = self.job.agents.num_known
+        assert num_agents is not None
+        goes_on = Resume(resume.files, resume.meta) if resume else None
+        self.coordinator = Coordinator(self.job, num_agents, goes_on)
+        self._identities: dict[str, bytes] = {}
+        self._names: dict[bytes, str] = {}
+        self._kill_at_s: float | None = None
+        self._unsaved = ""  # why the newest checkpoint could not be written
+        self._told_task = False
+        self._beat_at_s = 0.0
+        self._resume = resume
+
+    def serve(self) -> int:
+        """Run to the end; the exit code."""
+        try:
+            with _wakeups(self._signalled) as bell:
+                poller = zmq.Poller()
+                poller.register(self._server.socket, zmq.POLLIN)
+                poller.register(bell, zmq.POLLIN)
+                self._tell_run()
+                self._agents.start()
+                self.coordinator.start(time.time())
+                while not self.coordinator.done:
+                    poller.poll(1000 * TICK_S)
+                    _empty(bell)
+                    self._hear()
+                    self._reap()
+                    self.coordinator.tick(time.time())
+                    self._drill()
+                    self._beat()
+                    self._flush()
+            return self._end()
+        finally:
+            self._agents.close()
+            self._server.close()
+            self._log.close()
+            (self._run / "join.key").unlink(missing_ok=True)
+
+    def _signalled(self) -> None:
+        self.coordinator.stop("interrupted")
+
+    def _hear(self) -> None:
+        while (received := self._server.receive()) is not None:
+            identity, message = received
+            if isinstance(message, CoterieError):
+                self._log.write("warning", text=str(message))
+                continue
+            if isinstance(message, Hello):
+                self._greet(identity, message)
+            name = self._names.get(identity)
+            if name is not None:
+                self.coordinator.receive(name, message, time.time())
+                self._flush()
+
+    def _greet(self, identity: bytes, hello: Hello) -> None:
+        if hello.name in self.coordinator.members:
+            return  # an impostor, or a restart that is faster than the news of the death
+        self._identities[hello.name] = identity
+        self._names = {i: n for n, i in self._identities.items()}
+
+    def _reap(self) -> None:
+        drill = self.job.drill
+        after_s = drill.restart_after_s if drill else 1.0
+        for name, code in self._agents.reap(time.time(), after_s):
+            reason = f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
+            if self.coordinator.plan is None and self._agents.processes[name].num_starts > 1:
+                self.coordinator.fail(f"{name} {reason} while starting; see {self._run / name}.log")
+            self.coordinator.lost(name, reason, time.time())
+
+    def _drill(self) -> None:
+        """The rehearsed failure of a demo: at a random moment after its fraction of the run."""
+        drill, now_s = self.job.drill, time.time()
+        if drill is None or self.coordinator.plan is None:
+            return
+        if self._kill_at_s is None and self.coordinator.fraction() >= drill.at:
+            self._kill_at_s = now_s + random.Random(self.job.seed).random()
+        if self._kill_at_s is not None and now_s >= self._kill_at_s:
+            self._kill_at_s = float("inf")
+            self._log.write("fault", member=drill.kill, action="kill -9")
+            self._agents.kill(drill.kill)
+
+    def _beat(self) -> None:
+        """Agents that hear nothing for long take the coordinator for dead."""
+        if time.time() >= self._beat_at_s:
+            self._beat_at_s = time.time() + BEAT_S
+            for identity in self._identities.values():
+                self._server.send(identity, Beat())
+
+    def _flush(self) -> None:
+        """Carry out what the coordinator laid out: events, messages, checkpoints."""
+        c = self.coordinator
+        if c.layout is not None and not self._told_task:
+            self._told_task = True
+            num_train, size = c.ledger.num_train, c.layout.size
+            self._log.write("task", num_train=num_train, num_parameters=size)
+        for kind, fields in c.log:
+            self._log.write(kind, **fields)
+            if kind == "agent" and fields["state"] == "ready":
+                self._agents.settle(fields["member"])
+        for name, message in c.outbox:
+            if name in self._identities:
+                self._server.send(self._identities[name], message)
+        for point in c.checkpoints:
+            self._save(point.step, dict(point.files), dict(point.meta))
+        c.log.clear()
+        c.outbox.clear()
+        c.checkpoints.clear()
+
+    def _tell_run(self) -> None:
+        resumed = {}
+        if self._resume is not None:
+            resumed = {
+                "resumed_from": f"step {self._resume.step}",
+                "resumed_round": self._resume.meta["round"],
+            }
+        self._log.write(
+            "run",
+            name=self._run.name,
+            folder=str(self._run),
+            agents=self.coordinator.num_agents,
+            batch=self.job.batch,
+            strategy=self.job.strategy,
+            until=self.job.until,
+            endpoint=self._server.endpoint,
+            **resumed,
+        )
+
+    def _save(self, step: int, files: dict[str, bytes], meta: dict[str, Any]) -> None:
+        began_s = time.perf_counter()
+        try:
+            path = checkpoint.save(self._run, step, files, meta, self.job.keep_checkpoints)
+        except CheckpointError as error:
+            self._unsaved = str(error)
+            self._log.write("warning", text=str(error))
+            return
+        self._unsaved = ""
+        num_bytes, seconds = sum(map(len, files.values())), time.perf_counter() - began_s
+        self._log.write("checkpoint", step=step, path=str(path), num_bytes=num_bytes, seconds=seconds)
+
+    def _end(self) -> int:
+        c = self.coordinator
+        self._flush()
+        failure = c.failure or self._unsaved
+        code = FAILED if failure and c.plan else REFUSED if failure else DONE
+        if not failure and c.stopping:
+            code = INTERRUPTED
+        saved = checkpoint.good_checkpoints(self._run)
+        books = audit(read(self._run / "events.jsonl"))
+        self._log.write(
+            "summary",
+            **summary(c),
+            samples_lost=books.num_lost,
+            samples_repeated=books.num_repeated,
+            checkpoint=str(saved[0]) if saved else None,
+            folder=str(self._run),
+        )
+        reason = failure or c.stopping or c.reached()
+        self._log.write("stopped", reason=reason, ok=code == DONE, resumable=bool(saved))
+        if failure:
+            kept = f"; the last good checkpoint is {saved[0]}" if saved else ""
+            print(f"{failure}{kept}", file=sys.stderr)
+        return code
+
+
+@contextmanager
+def _wakeups(stop: Any) -> Iterator[socket.socket]:
+    """A socket that wakes a poll when a child ends; SIGTERM and SIGINT call `stop` too."""
+    bell, ringer = socket.socketpair()
+    bell.setblocking(False)
+    ringer.setblocking(False)
+    previous = signal.set_wakeup_fd(ringer.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+    try:
+        yield bell
+    finally:
+        signal.set_wakeup_fd(previous)
+        bell.close()
+        ringer.close()
+
+
+def _empty(bell: socket.socket) -> None:
+    try:
+        while bell.recv(4096):
+            continue
+    except BlockingIOError:
+        return
+
+
+def main(run: str, resume: str = "") -> int:
+    """The coordinating process of one run."""
+    try:
+        start = checkpoint.load(Path(resume)) if resume else None
+        return Host(Path(run), start).serve()
+    except CoterieError as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,241 @@
+"""One device: the plain torch loop, with nothing in the way but the books of the run."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coterie.agents import checkpoint
+from coterie.agents.checkpoint import Checkpoint
+from coterie.agents.learner import Learner, Setup
+from coterie.agents.snapshot import Snapshot
+from coterie.agents.stream import Stream
+from coterie.config import Job
+from coterie.errors import CheckpointError
+from coterie.leases import Lease, Span, take, unlearned
+from coterie.watch.events import EventLog
+
+NAME = "agent-0"
+PROGRESS_S = 0.5
+EVALUATION_PART = 0.03  # of the time, at most
+
+
+@dataclass
+class Solo:
+    """A run on one device, in this process."""
+
+    job: Job
+    setup: Setup
+    run: Path
+    show: Callable[[dict[str, Any]], None]
+    interrupted: bool = False
+    loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.learner = Learner(self.setup)
+        self.num_train = self.learner.task.num_train
+        self.num_epochs = 0  # learned whole
+        self.open: dict[int, tuple[Span, ...]] = {}  # of epochs begun: positions not yet learned
+        self._stream = Stream(self.num_train, self.job.seed)
+        self._log = EventLog(self.run / "events.jsonl")
+        self._num_samples = 0
+        self._part = 0.0  # of the epoch under way
+        self._score_s = 0.0
+        self._began_s = self._saved_s = self._told_s = self._scored_s = time.time()
+
+    def restore(self, point: Checkpoint) -> None:
+        """Go on from a checkpoint, of one or of more devices."""
+        checkpoint.check_layout(self.learner.layout, point.meta)
+        snapshot = Snapshot.from_files(point.files, NAME)
+        self.learner.restore(snapshot.weights, snapshot.private)
+        self.num_epochs, self.open = unlearned(point.meta, self.num_train)
+
+    def train(self) -> dict[str, Any]:
+        """Learn until `until`; the summary. Raises TrainingError where it cannot go on."""
+        self._announce()
+        with self._interruptible():
+            while not self._reached(self.metrics):
+                self._epoch()
+        if not self.interrupted:
+            self._evaluate()
+        saved = self._save()
+        return self._summarise(saved)
+
+    def _epoch(self) -> None:
+        learner = self.learner
+        data_epoch = min(self.open, default=self.num_epochs)
+        spans = self.open.setdefault(data_epoch, ((0, self.num_train),))
+        learner.end_epoch(data_epoch, self.loss)
+        loss_sum, num_done = 0.0, 0
+        for batch in self._stream.batches(data_epoch, Lease(spans, self.job.batch)):
+            self.loss = learner.step(batch)
+            num_done += len(batch)
+            loss_sum += self.loss * len(batch)
+            self._num_samples += len(batch)
+            self._part = num_done / self.num_train
+            self._between_steps(data_epoch, spans, num_done)
+            if self._reached({}):
+                break
+        self.open[data_epoch] = take(spans, num_done)[1]
+        if not self.open[data_epoch]:
+            del self.open[data_epoch]
+            self.num_epochs, self._part = self.num_epochs + 1, 0.0
+            self._tell("epoch", data_epoch=data_epoch, loss=loss_sum / max(1, num_done))
+            if time.time() - self._scored_s >= self._score_s / EVALUATION_PART:
+                self._evaluate()
+
+    def _between_steps(self, data_epoch: int, spans: Sequence[Span], num_done: int) -> None:
+        now_s = time.time()
+        if now_s - self._told_s >= PROGRESS_S:
+            self._told_s = now_s
+            self._tell("progress", **self._progress(now_s))
+        if now_s - self._saved_s >= self.job.checkpoint_every_s:
+            self.open[data_epoch] = take(spans, num_done)[1]
+            self._save_or_warn()
+
+    def _limits(self) -> dict[str, float]:
+        epochs = self.num_epochs + self._part
+        minutes = (time.time() - self._began_s) / 60
+        return {"epochs": epochs, "steps": float(self.learner.num_steps), "minutes": minutes}
+
+    def _reached(self, metrics: dict[str, float]) -> str:
+        if self.interrupted:
+            return "interrupted"
+        done = {**self._limits(), **metrics}
+        for key, limit in self.job.until.items():
+            if done.get(key, 0.0) >= limit:
+                return f"{key} {done[key]:.4g} reached {limit:g}"
+        return ""
+
+    def _evaluate(self) -> None:
+        began_s = time.time()
+        self.metrics = self.learner.score()
+        self._scored_s = time.time()
+        self._score_s = self._scored_s - began_s
+        num_steps = self.learner.num_steps
+        self._tell("scores", round=num_steps, metrics=self.metrics, seconds=self._score_s, member=NAME)
+
+    def _save_or_warn(self) -> None:
+        """A checkpoint on the way: one that cannot be written does not end the run."""
+        try:
+            self._save()
+        except CheckpointError as error:
+            self._saved_s = time.time()
+            self._tell("warning", text=str(error))
+
+    def _save(self) -> Path:
+        learner, began_s = self.learner, time.time()
+        snapshot = Snapshot(
+            round=learner.num_steps,
+            strategy="",
+            memory=(),
+            agreed_N=learner.vector(),
+            weights=learner.weights(),
+            private=learner.private(),
+        )
+        meta: dict[str, Any] = {
+            "round": learner.num_steps,
+            "num_steps": learner.num_steps,
+            "num_epochs": self.num_epochs,
+            "num_train": self.num_train,
+            "free": {str(epoch): spans for epoch, spans in self.open.items() if spans},
+            "layout": checkpoint.describe_layout(learner.layout),
+            "metrics": self.metrics,
+            "job": self.job.model_dump(by_alias=True, mode="json"),
+        }
+        files = snapshot.files(NAME)
+        path = checkpoint.save(self.run, learner.num_steps, files, meta, self.job.keep_checkpoints)
+        self._saved_s = time.time()
+        num_bytes = sum(map(len, files.values()))
+        seconds = self._saved_s - began_s
+        self._tell("checkpoint", step=learner.num_steps, path=str(path), num_bytes=num_bytes, seconds=seconds)
+        return path
+
+    # -- what is told --------------------------------------------------------------------------------
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self.show(self._log.write(kind, **fields))
+
+    def _announce(self) -> None:
+        self._began_s = self._saved_s = self._told_s = self._scored_s = time.time()
+        self._tell(
+            "run",
+            name=self.run.name,
+            folder=str(self.run),
+            agents=1,
+            batch=self.job.batch,
+            num_train=self.num_train,
+            strategy="plain torch loop",
+            until=self.job.until,
+        )
+        self._tell("agent", member=NAME, state="ready")
+        reason = "One device needs no agreement: its own optimizer steps on its own gradients."
+        self._tell("decision", number=1, cause="one agent", reasons=[reason], rejected=[],
+                   chosen={"strategy": "plain torch loop", "shares": {NAME: self.job.batch}})  # fmt: skip
+
+    def _progress(self, now_s: float) -> dict[str, Any]:
+        elapsed_s = now_s - self._began_s
+        done, until = self._limits(), self.job.until
+        fraction = min(1.0, max((done[k] / v for k, v in until.items() if k in done), default=0.0))
+        return {
+            "round": self.learner.num_steps,
+            "steps": self.learner.num_steps,
+            "data_epoch": self.num_epochs,
+            "loss": self.loss,
+            "samples": self._num_samples,
+            "per_s": self._num_samples / elapsed_s if elapsed_s else 0.0,
+            "elapsed_s": elapsed_s,
+            "eta_s": elapsed_s * (1 / fraction - 1) if fraction > 0.02 else None,
+            "fraction": fraction,
+            "metrics": self.metrics,
+        }
+
+    def _summarise(self, saved: Path) -> dict[str, Any]:
+        seconds = time.time() - self._began_s
+        self._tell("progress", **self._progress(time.time()))
+        figures = {
+            "accuracy": self.metrics.get("accuracy"),
+            "metrics": self.metrics,
+            "agents": 1,
+            "shares": {NAME: self.job.batch},
+            "strategy": "plain torch loop",
+            "per_s": self._num_samples / seconds,
+            "steps": self.learner.num_steps,
+            "epochs": self.num_epochs,
+            "seconds": seconds,
+            "checkpoint": str(saved),
+            "folder": str(self.run),
+        }
+        self._tell("summary", **figures)
+        reason = self._reached(self.metrics)
+        self._tell("stopped", reason=reason, ok=not self.interrupted, resumable=True)
+        return figures
+
+    def fail(self, reason: str) -> None:
+        """The run cannot go on; what was saved before is kept."""
+        saved = checkpoint.good_checkpoints(self.run)
+        kept = f"; the last good checkpoint is {saved[0]}" if saved else ""
+        self._tell("error", text=reason + kept)
+        self._tell("stopped", reason=reason, ok=False, resumable=bool(saved))
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C ends the run at the next step; only the main thread can listen for it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _interrupt(self, *_: object) -> None:
+        self.interrupted = True

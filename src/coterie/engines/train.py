@@ -1,0 +1,167 @@
+"""`coterie.train`: a run from Python, with objects where one process will do and names elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+from rich.console import Console
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from coterie.agents.join import best_device
+from coterie.agents.learner import Setup
+from coterie.config import Job, parse_job
+from coterie.engines.launch import Result, Show, alone, launch
+from coterie.errors import JobError
+from coterie.tasks.supervised import Supervised, checked
+from coterie.watch.progress import choose_screen
+
+MakeOptimizer = Callable[..., Optimizer]
+MakeScheduler = Callable[..., LRScheduler]
+
+
+class Options(TypedDict, total=False):
+    """What `train` takes beside the task, the optimizer, the batch and the end."""
+
+    scheduler: MakeScheduler
+    scheduler_every: Literal["epoch", "step"]
+    agents: int | Mapping[str, Any]
+    strategy: str
+    seed: int
+    runs: str | Path
+    resume: str | Path
+    listen: str
+    checkpoint_every_s: float
+    show: Show  # called with every event; a screen by default
+
+
+def train(
+    task: Supervised | Sequence[Supervised],
+    optimizer: MakeOptimizer,
+    batch: int,
+    until: Mapping[str, float],
+    **options: Unpack[Options],
+) -> Result:
+    """Train a task until a metric, or a number of steps, epochs or minutes, is reached.
+
+    With one agent, the default, it is the plain torch loop in this process, on any objects. With
+    more, agents are processes that build the task anew: model, datasets, loss, metrics, optimizer
+    and scheduler must then be functions or classes at the top of a module (or `functools.partial`
+    of one with plain keyword values). `optimizer` is called with the parameters. Raises
+    CoterieError for bad input.
+
+    >>> import tempfile, torch
+    >>> pairs = torch.utils.data.TensorDataset(torch.eye(2), torch.tensor([0, 1]))
+    >>> task = Supervised("eye", lambda: nn.Linear(2, 2), pairs, pairs)
+    >>> with tempfile.TemporaryDirectory() as runs:
+    ...     sgd = functools.partial(torch.optim.SGD, lr=0.1)
+    ...     result = train(task, sgd, 2, {"steps": 3}, runs=runs, show=lambda event: None)
+    >>> result.exit_code, result.summary["steps"]
+    (0, 3)
+    """
+    only = _only(task)
+    runs = Path(options.get("runs", "runs"))
+    resume = Path(options["resume"]) if "resume" in options else None
+    job = _job(only, optimizer, batch, until, options)
+    many = job.agents.num_known != 1
+    show = options.get("show")
+    if show is not None:
+        return _start(job, only, optimizer, options, (runs, resume, show), many)
+    screen = choose_screen(Console())
+    try:
+        return _start(job, only, optimizer, options, (runs, resume, screen.show), many)
+    finally:
+        screen.close()
+
+
+def _start(
+    job: Job,
+    task: Supervised,
+    optimizer: MakeOptimizer,
+    options: Options,
+    where: tuple[Path, Path | None, Show],
+    many: bool,
+) -> Result:
+    if many:
+        return launch(job, *where)
+    setup = Setup(
+        task=checked(task),
+        optimizer=optimizer,
+        scheduler=options.get("scheduler"),
+        scheduler_every=options.get("scheduler_every", "epoch"),
+        device=best_device(),
+        seed=job.seed,
+    )
+    return alone(job, setup, *where)
+
+
+def _only(task: Supervised | Sequence[Supervised]) -> Supervised:
+    tasks = [task] if isinstance(task, Supervised) else list(task)
+    if len(tasks) != 1:
+        raise JobError(f"expected one task, found {len(tasks)}; give one Supervised")
+    return tasks[0]
+
+
+def _job(
+    task: Supervised,
+    optimizer: MakeOptimizer,
+    batch: int,
+    until: Mapping[str, float],
+    options: Options,
+) -> Job:
+    """The job as a file would say it; objects that only this process has are named as they are."""
+    given = task.given
+    spec: dict[str, Any] = {
+        "metrics": {name: _reference(metric) for name, metric in given["metrics"].items()}
+    }
+    for key in ("model", "train", "test", "loss", "collate", "predict"):
+        if given[key] is not None:
+            spec[key] = _reference(given[key])
+    agents = options.get("agents", 1)
+    data: dict[str, Any] = {
+        "name": task.name,
+        "task": spec,
+        "optimizer": _reference(optimizer),
+        "batch": batch,
+        "until": {key: float(limit) for key, limit in until.items()},
+        "agents": dict(agents) if isinstance(agents, Mapping) else agents,
+        "root": str(Path(sys.argv[0]).resolve().parent if sys.argv[0] else Path.cwd()),
+    }
+    if "scheduler" in options:
+        every = options.get("scheduler_every", "epoch")
+        data["scheduler"] = {**_reference(options["scheduler"]), "every": every}
+    for key in ("strategy", "seed", "listen", "checkpoint_every_s"):
+        if key in options:
+            data[key] = options[key]  # type: ignore[literal-required]
+    job = parse_job(data, "coterie.train")
+    if job.agents.num_known != 1:
+        for where, found in {**spec, **spec["metrics"], "optimizer": data["optimizer"]}.items():
+            if where != "metrics" and found["call"].startswith(_HERE):
+                raise JobError(
+                    f"expected {where} to be a function or class at the top of a module, found "
+                    "one that only this process has; agents run in processes of their own and "
+                    "build the task there, so move it to the top of a module"
+                )
+    return job
+
+
+_HERE = "this.process:"
+
+
+def _reference(target: Any) -> dict[str, Any]:
+    """How a job file names an object; one that it cannot name is `this.process:…`."""
+    kwargs: dict[str, Any] = {}
+    if isinstance(target, functools.partial) and not target.args:
+        target, kwargs = target.func, dict(target.keywords)
+    name, module = getattr(target, "__qualname__", None), getattr(target, "__module__", None)
+    if isinstance(target, nn.Module) or name is None or module is None or "<" in name:
+        return {"call": f"{_HERE}{type(target).__name__}"}
+    if module == "__main__":
+        module = inspect.getmodulename(sys.argv[0]) or module
+    return {"call": f"{module}:{name}", "with": kwargs}

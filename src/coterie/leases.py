@@ -1,0 +1,139 @@
+"""Who learns which samples: an epoch's positions cut into rounds, and rounds into members' leases.
+
+A *position* is a place in the shuffled order of one data epoch. A block says which positions its
+rounds consume; every member and the coordinator cut it alike, so nobody has to be asked and each
+position has exactly one owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coterie.errors import CheckpointError
+
+Span = tuple[int, int]  # positions start..stop, stop excluded
+
+
+def count(spans: Sequence[Span]) -> int:
+    """How many positions the spans hold.
+
+    >>> count([(0, 3), (10, 12)])
+    5
+    """
+    return sum(stop - start for start, stop in spans)
+
+
+def take(spans: Sequence[Span], num: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """Split spans after their first `num` positions: (taken, left).
+
+    >>> take([(0, 3), (10, 12)], 4)
+    (((0, 3), (10, 11)), ((11, 12),))
+    """
+    taken: list[Span] = []
+    left: list[Span] = []
+    for start, stop in spans:
+        cut = min(stop, start + num)
+        num -= cut - start
+        if cut > start:
+            taken.append((start, cut))
+        if stop > cut:
+            left.append((cut, stop))
+    return tuple(taken), tuple(left)
+
+
+def merge(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """The same positions in ascending order, in as few spans as possible.
+
+    >>> merge([(4, 6), (0, 2), (2, 4)])
+    ((0, 6),)
+    """
+    merged: list[Span] = []
+    for start, stop in sorted(spans):
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], stop)
+        elif stop > start:
+            merged.append((start, stop))
+    return tuple(merged)
+
+
+def apportion(total: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """Share `total` in proportion to whole weights by largest remainder (Hamilton 1792).
+
+    >>> apportion(10, {"a": 4, "b": 2, "c": 1})
+    {'a': 6, 'b': 3, 'c': 1}
+    """
+    whole = sum(weights.values())
+    parts = {name: total * weight // whole for name, weight in weights.items()}
+    by_remainder = sorted(weights, key=lambda name: (-(total * weights[name] % whole), name))
+    for name in by_remainder[: total - sum(parts.values())]:
+        parts[name] += 1
+    return parts
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What one member learns in one round: its positions, and its batch size for each step."""
+
+    spans: tuple[Span, ...]
+    batch: int
+
+    @property
+    def num_samples(self) -> int:
+        """Positions in this lease."""
+        return count(self.spans)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that this lease takes."""
+        return -(-self.num_samples // self.batch) if self.num_samples else 0
+
+
+def cut_round(spans: Sequence[Span], shares: Mapping[str, int]) -> dict[str, Lease]:
+    """Cut one round's positions among members, in proportion to their shares.
+
+    >>> leases = cut_round([(0, 7)], {"a": 4, "b": 2, "c": 1})
+    >>> leases["a"].spans, leases["c"].spans
+    (((0, 4),), ((6, 7),))
+    """
+    parts = apportion(count(spans), shares)
+    left = tuple(spans)
+    leases = {}
+    for member, num in parts.items():
+        taken, left = take(left, num)
+        leases[member] = Lease(taken, max(1, shares[member]))
+    return leases
+
+
+def cut_block(
+    spans: Sequence[Span], shares: Mapping[str, int], every: int
+) -> tuple[dict[str, Lease], ...]:
+    """Cut a block into rounds of `every` steps on `sum(shares)` samples; the last is shorter.
+
+    >>> [sum(k.num_samples for k in r.values()) for r in cut_block([(0, 20)], {"a": 3, "b": 1}, 2)]
+    [8, 8, 4]
+    """
+    rounds = []
+    left = tuple(spans)
+    while left:
+        taken, left = take(left, sum(shares.values()) * every)
+        rounds.append(cut_round(taken, shares))
+    return tuple(rounds)
+
+
+def unlearned(meta: Mapping[str, Any], num_train: int) -> tuple[int, dict[int, tuple[Span, ...]]]:
+    """Epochs learned whole, and what is left of those begun, as a checkpoint's meta tells.
+
+    Raises CheckpointError when it was taken on a dataset of another size.
+
+    >>> unlearned({"num_train": 9, "num_epochs": 2, "free": {"2": [[4, 9]]}}, 9)
+    (2, {2: ((4, 9),)})
+    """
+    if meta["num_train"] != num_train:
+        raise CheckpointError(
+            f"expected the {meta['num_train']} training samples of the checkpoint, found "
+            f"{num_train}; resume on the same dataset"
+        )
+    left = {int(epoch): merge([(a, b) for a, b in spans]) for epoch, spans in meta["free"].items()}
+    return meta["num_epochs"], {epoch: spans for epoch, spans in left.items() if spans}

@@ -1,0 +1,84 @@
+"""Handwritten digits of scikit-learn: a real task small enough to learn while one watches.
+
+Legend of shape suffixes: N samples, C classes; images are 1x8x8 with values 0..1.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from coterie.errors import JobError
+
+NUM_TRAIN = 1437  # four fifths of 1797; the other 360 are held out
+NUM_CLASSES = 10
+
+
+def model(width: int = 16) -> nn.Module:
+    """A small convolutional network, `width` and then twice as many channels wide.
+
+    >>> model(width=4)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, width, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * width * 4 * 4, 64),
+        nn.ReLU(),
+        nn.Linear(64, NUM_CLASSES),
+    )
+
+
+def train_set() -> TensorDataset:
+    """The 1437 images to learn from, with their digits; alike on every machine.
+
+    >>> len(train_set())
+    1437
+    """
+    return _split()[0]
+
+
+def test_set() -> TensorDataset:
+    """The 360 images held out, with their digits.
+
+    >>> image, digit = test_set()[0]
+    >>> image.shape, int(digit) in range(10)
+    (torch.Size([1, 8, 8]), True)
+    """
+    return _split()[1]
+
+
+def accuracy(predictions_NC: Tensor, targets_N: Tensor) -> float:
+    """The fraction of samples whose largest prediction is the target, 0..1.
+
+    >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+    0.5
+    """
+    return (predictions_NC.argmax(dim=1) == targets_N).double().mean().item()
+
+
+@functools.lru_cache(maxsize=1)
+def _split() -> tuple[TensorDataset, TensorDataset]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise JobError(
+            "expected scikit-learn for the digits, found none; pip install 'coterie[demo]'"
+        ) from None
+    digits = load_digits()
+    # RandomState's stream is frozen for good, so members of other versions split alike.
+    order_N = np.random.RandomState(0).permutation(len(digits.target))
+    images = torch.from_numpy(digits.images[order_N]).float().div(16).unsqueeze(1)
+    targets_N = torch.from_numpy(digits.target[order_N]).long()
+    return (
+        TensorDataset(images[:NUM_TRAIN], targets_N[:NUM_TRAIN]),
+        TensorDataset(images[NUM_TRAIN:], targets_N[NUM_TRAIN:]),
+    )

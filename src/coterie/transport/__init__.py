@@ -1,0 +1,1 @@
+"""How bytes travel: control messages and their channel, and the roads on which vectors meet."""

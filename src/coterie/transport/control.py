@@ -1,0 +1,198 @@
+"""The control channel: ZeroMQ on one port, encrypted and authenticated by CURVE.
+
+Agents dial out and reconnect by themselves; the coordinator listens. A thread of the agent's own
+beats while its main thread computes, and fills an inbox that a collective can be woken from.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+import zmq.utils.monitor
+from zmq.auth.thread import ThreadAuthenticator
+
+from coterie.errors import JobError
+from coterie.transport.messages import (
+    BadMessage,
+    Beat,
+    Stop,
+    Wire,
+    decode_from_agent,
+    decode_from_coordinator,
+    encode,
+)
+from coterie.transport.secure import JoinKey, Keys
+
+BEAT_S = 0.5
+SILENCE_S = 20.0  # without a word from the coordinator an agent gives up
+
+
+class Inbox:
+    """Messages in order of arrival, and a bell that other waits can share."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Any] = deque()
+        self._bell = threading.Condition()
+
+    def put(self, message: Any) -> None:
+        """Add a message and ring."""
+        with self._bell:
+            self._messages.append(message)
+            self._bell.notify_all()
+
+    def ring(self) -> None:
+        """Wake whoever waits, to look at its own condition again."""
+        with self._bell:
+            self._bell.notify_all()
+
+    def get(self, timeout_s: float | None = None) -> Any | None:
+        """The next message, or None after `timeout_s`."""
+        with self._bell:
+            self._bell.wait_for(lambda: bool(self._messages), timeout_s)
+            return self._messages.popleft() if self._messages else None
+
+    def urgent(self) -> bool:
+        """Whether a message waits that breaks off a meeting."""
+        return any(getattr(message, "at_once", False) for message in list(self._messages))
+
+    def wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `done()` or an urgent message or the timeout; returns `done()`."""
+        with self._bell:
+            self._bell.wait_for(lambda: done() or self.urgent(), timeout_s)
+            return done()
+
+
+class ControlClient:
+    """An agent's end of the control channel."""
+
+    def __init__(self, endpoint: str, key: JoinKey, identity: str) -> None:
+        self.inbox = Inbox()
+        self._context = zmq.Context()
+        self._outgoing = self._context.socket(zmq.PUSH)
+        self._outgoing.bind("inproc://outgoing")
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._serve, args=(endpoint, key, identity), daemon=True
+        )
+        self._thread.start()
+
+    def tell(self, message: Wire) -> None:
+        """Send a message to the coordinator; never blocks on the network."""
+        self._outgoing.send_multipart(encode(message))
+
+    def close(self) -> None:
+        """Send what is queued, then leave."""
+        self._closing.set()
+        self._thread.join(timeout=2.0)
+        self._context.destroy(linger=0)
+
+    def _serve(self, endpoint: str, key: JoinKey, identity: str) -> None:
+        dealer = self._context.socket(zmq.DEALER)
+        dealer.identity = identity.encode()
+        dealer.curve_serverkey = key.server_public
+        dealer.curve_publickey, dealer.curve_secretkey = key.agent_public, key.agent_secret
+        dealer.linger = 1000
+        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        dealer.connect(f"tcp://{endpoint}")
+        outgoing = self._context.socket(zmq.PULL)
+        outgoing.connect("inproc://outgoing")
+        poller = zmq.Poller()
+        for socket in (dealer, outgoing, monitor):
+            poller.register(socket, zmq.POLLIN)
+        beat_at = heard_at = time.monotonic()
+        while not self._closing.is_set() or outgoing.poll(0):
+            ready = dict(poller.poll(max(1, int(1000 * (beat_at - time.monotonic())))))
+            if monitor in ready:
+                zmq.utils.monitor.recv_monitor_message(monitor)
+                self._give_up("the coordinator refused this agent's key; use its join.key file")
+            if outgoing in ready:
+                dealer.send_multipart(outgoing.recv_multipart())
+            if dealer in ready:
+                heard_at = time.monotonic()
+                self._take(dealer.recv_multipart())
+            if time.monotonic() >= beat_at:
+                beat_at = time.monotonic() + BEAT_S
+                dealer.send_multipart(encode(Beat()))
+            if time.monotonic() - heard_at > SILENCE_S:
+                heard_at = time.monotonic()
+                self._give_up(f"no word from the coordinator at {endpoint} for {SILENCE_S:.0f} s")
+
+    def _take(self, frames: list[bytes]) -> None:
+        try:
+            message = decode_from_coordinator(frames)
+        except BadMessage as error:
+            self._give_up(str(error))
+            return
+        if not isinstance(message, Beat):
+            self.inbox.put(message)
+
+    def _give_up(self, reason: str) -> None:
+        self.inbox.put(Stop(reason=reason, at_once=True))
+
+
+class ControlServer:
+    """The coordinator's end: one port, only agents that hold the join key."""
+
+    def __init__(self, listen: str, keys: Keys) -> None:
+        self._context = zmq.Context()
+        self._authenticator = ThreadAuthenticator(self._context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(
+            domain="*", credentials_provider=_OnlyKey(keys.join.agent_public)
+        )
+        self.socket = self._context.socket(zmq.ROUTER)
+        self.socket.curve_server = True
+        self.socket.curve_secretkey = keys.server_secret
+        self.socket.router_handover = True
+        self.socket.linger = 1000
+        try:
+            self.socket.bind(f"tcp://{listen.replace(':0', ':*')}" if listen.endswith(":0")
+                             else f"tcp://{listen}")  # fmt: skip
+        except zmq.ZMQError as error:
+            self.close()
+            raise JobError(
+                f"expected to listen on {listen}, found: {error.strerror}; "
+                "choose another port with --set listen=HOST:PORT (port 0 takes a free one)"
+            ) from error
+
+    @property
+    def endpoint(self) -> str:
+        """host:port as bound."""
+        return self.socket.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
+
+    def receive(self) -> tuple[bytes, Any] | None:
+        """The next (identity, message), or None when nothing waits; raises BadMessage."""
+        try:
+            identity, *frames = self.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        try:
+            return identity, decode_from_agent(frames)
+        except BadMessage as error:
+            return identity, error
+
+    def send(self, identity: bytes, message: Wire) -> None:
+        """Send a message to an agent; one that is gone is not an error here."""
+        self.socket.send_multipart([identity, *encode(message)])
+
+    def close(self) -> None:
+        """Send what is queued, then close the port."""
+        self.socket.close(linger=1000)
+        self._authenticator.stop()
+        self._context.term()
+
+
+class _OnlyKey:
+    """Lets in the holders of one public key."""
+
+    def __init__(self, public: bytes) -> None:
+        self._public = public
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Asked by pyzmq's authenticator with the raw public key, in Z85."""
+        return key == self._public

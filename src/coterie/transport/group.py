@@ -1,0 +1,155 @@
+"""The ring road: a torch.distributed group (Gloo) per term, rebuilt when the membership changes.
+
+A collective waits on the agent's inbox bell, so that the coordinator's word of a death breaks it
+off at once, whether or not the operating system has noticed. Legend: N values of a vector.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from coterie.errors import Torn
+from coterie.transport.control import Inbox
+
+TIMEOUT_S = 60.0
+
+
+class GroupTransport:
+    """Collectives among the members of one term, interruptible by an urgent message.
+
+    `address` is the interface that this agent shows to the others; nothing listens elsewhere.
+    """
+
+    def __init__(self, address: str, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._device = dist.ProcessGroupGloo.create_device(hostname=address)
+        listener = socket.create_server((address, 0))
+        self.store_endpoint = f"{address}:{listener.getsockname()[1]}"
+        self._stores = {
+            self.store_endpoint: dist.TCPStore(
+                host_name=address,
+                port=listener.getsockname()[1],
+                is_master=True,
+                wait_for_workers=False,
+                master_listen_fd=listener.detach(),
+            )
+        }
+        self._group: dist.ProcessGroupGloo | None = None
+
+    def form(self, number: int, rank: int, size: int, store: str) -> None:
+        """Build the group of a term; raises Torn if a member does not come."""
+        self.leave()
+        built = _InThread(lambda: self._build(number, rank, size, store), self._inbox)
+        if not self._inbox.wait(built.done, TIMEOUT_S):
+            raise Torn(f"term {number} was not formed")
+        self._group = _result(built.result)
+
+    def _build(self, number: int, rank: int, size: int, store: str) -> dist.ProcessGroupGloo:
+        options = dist.ProcessGroupGloo._Options()
+        options._timeout = timedelta(seconds=TIMEOUT_S)
+        options._threads = 1  # one thread keeps every collective in the order it was asked
+        options._devices = [self._device]
+        prefixed = dist.PrefixStore(f"term-{number}", self._store(store))
+        return dist.ProcessGroupGloo(prefixed, rank, size, options)
+
+    def _store(self, endpoint: str) -> dist.Store:
+        if endpoint not in self._stores:
+            host, _, port = endpoint.rpartition(":")
+            self._stores[endpoint] = dist.TCPStore(
+                host_name=host,
+                port=int(port),
+                is_master=False,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=TIMEOUT_S),
+            )
+        return self._stores[endpoint]
+
+    def total(self, vector_N: Tensor) -> Tensor:
+        """The sum of every member's vector, in place; bitwise the same on all."""
+        self._meet(self._alive().allreduce([vector_N]))
+        return vector_N
+
+    def gather(self, vector_N: Tensor) -> list[Tensor]:
+        """Every member's vector, in the order of ranks; all of one length."""
+        group = self._alive()
+        rows = [torch.empty_like(vector_N) for _ in range(group.size())]
+        self._meet(group.allgather([rows], [vector_N]))
+        return rows
+
+    def send(self, peer: int, vector_N: Tensor) -> None:
+        """Send a vector to one member."""
+        self._pass(self._alive().send([vector_N], peer, 0))
+
+    def receive(self, peer: int, into_N: Tensor) -> Tensor:
+        """Receive a vector of known length from one member."""
+        self._pass(self._alive().recv([into_N], peer, 0))
+        return into_N
+
+    def leave(self) -> None:
+        """Let go of the group; peers that still wait on it are told by the coordinator."""
+        group, self._group = self._group, None
+        if group is not None:
+            # Its destructor joins threads that may hang on a silent peer: never here.
+            holder = [group]
+            del group
+            threading.Thread(target=holder.clear, daemon=True).start()
+
+    def _alive(self) -> dist.ProcessGroupGloo:
+        if self._group is None:
+            raise Torn("there is no group")
+        return self._group
+
+    def _meet(self, work: dist.Work) -> None:
+        future = work.get_future()
+        future.add_done_callback(lambda _: self._inbox.ring())
+        if not self._inbox.wait(future.done, TIMEOUT_S):
+            raise Torn("a new membership broke off the meeting, or no member answered")
+        _result(work.wait)
+
+    def _pass(self, work: dist.Work) -> None:
+        waiting = _InThread(work.wait, self._inbox)  # send and recv have no future on Gloo
+        if not self._inbox.wait(waiting.done, TIMEOUT_S):
+            raise Torn("a new membership broke off the exchange, or the peer does not answer")
+        _result(waiting.result)
+
+
+def _result(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except RuntimeError as error:
+        raise Torn(f"a member left the meeting: {str(error).splitlines()[0]:.120}") from error
+
+
+class _InThread:
+    """A blocking call made in a thread of its own, so that an inbox can interrupt the wait."""
+
+    def __init__(self, call: Callable[[], Any], inbox: Inbox) -> None:
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._finished = False
+        self._inbox = inbox
+        threading.Thread(target=self._run, args=(call,), daemon=True).start()
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        try:
+            self._value = call()
+        except RuntimeError as error:
+            self._error = error
+        self._finished = True
+        self._inbox.ring()
+
+    def done(self) -> bool:
+        return self._finished
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value

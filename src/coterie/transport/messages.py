@@ -1,0 +1,299 @@
+"""What agents and the coordinator say to one another: typed, checked at the door, never pickled.
+
+Every message is one JSON frame; `State` carries its bytes in a second frame. Orders between
+members carry the term they were given in, so that what a later term made void is recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from coterie.errors import CoterieError
+from coterie.leases import Lease, Span, cut_block
+
+PIECE_BYTES = 1 << 20
+
+
+class Wire(BaseModel):
+    """A message that travels; unknown or mistyped fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+# -- agent to coordinator ------------------------------------------------------------------------
+
+
+class Hello(Wire):
+    """I am here: who I am, what machine I sit on, where my store of addresses listens."""
+
+    kind: Literal["hello"] = "hello"
+    name: str
+    pid: int
+    cores: float
+    memory_bytes: int
+    device: str
+    store: str
+
+
+class Ready(Wire):
+    """The task is built: its parameters, the size of an epoch, what it scores."""
+
+    kind: Literal["ready"] = "ready"
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    num_train: int
+    needs_closure: bool
+
+
+class Refused(Wire):
+    """The job cannot be taken up here, in one sentence."""
+
+    kind: Literal["refused"] = "refused"
+    reason: str
+
+
+class Beat(Wire):
+    """Still alive; said by both sides."""
+
+    kind: Literal["beat"] = "beat"
+
+
+class Probed(Wire):
+    """How long single steps took, as (batch, seconds), and what they held in memory."""
+
+    kind: Literal["probed"] = "probed"
+    timings: tuple[tuple[int, float], ...]
+    fixed_bytes: int
+    bytes_per_sample: float
+
+
+class Linked(Wire):
+    """Links as probed from here: (peer, latency in s, bytes per s)."""
+
+    kind: Literal["linked"] = "linked"
+    term: int
+    links: tuple[tuple[str, float, float], ...]
+
+
+class TornRound(Wire):
+    """A meeting of this term broke off; I hold my contribution and wait for a new term."""
+
+    kind: Literal["torn"] = "torn"
+    term: int
+
+
+class Settled(Wire):
+    """The group of this term stands, and its last committed round is `round`."""
+
+    kind: Literal["settled"] = "settled"
+    term: int
+    round: int
+    healed: bool
+    seconds: float
+
+
+class Report(Wire):
+    """What I did in rounds first..last of a term, together with whom."""
+
+    kind: Literal["report"] = "report"
+    term: int
+    first_round: int
+    last_round: int
+    cohort: tuple[str, ...]
+    num_samples: int
+    num_steps: int
+    loss: float
+    compute_s: float
+    exchange_s: float
+    gap_s: float = 0.0  # between the commits before and after a new term, if one fell in between
+
+
+class Scores(Wire):
+    """Held-out metrics of the agreed model after `round`."""
+
+    kind: Literal["scores"] = "scores"
+    round: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+class Failed(Wire):
+    """The run cannot go on, in one sentence."""
+
+    kind: Literal["failed"] = "failed"
+    reason: str
+
+
+class State(Wire):
+    """A piece of a file of state: bytes `index` of `total` pieces. Travels both ways."""
+
+    kind: Literal["state"] = "state"
+    ticket: int  # the round it was asked at; -1 when a resumed run hands it out
+    file: str
+    index: int
+    total: int
+    blob: bytes = Field(default=b"", exclude=True, repr=False)
+
+
+class Bye(Wire):
+    """I stop now, on purpose."""
+
+    kind: Literal["bye"] = "bye"
+
+
+# -- coordinator to agent ------------------------------------------------------------------------
+
+
+class Welcome(Wire):
+    """You are in: the job, and how many files of state follow, to resume from."""
+
+    kind: Literal["welcome"] = "welcome"
+    job: dict[str, Any]
+    num_files: int = 0
+
+
+class Probe(Wire):
+    """Time single steps at each of these batch sizes, for about `seconds` each, on a scratch copy."""
+
+    kind: Literal["probe"] = "probe"
+    sizes: tuple[int, ...]
+    seconds: float
+
+
+class Term(Wire):
+    """The membership from now on. `at_once` breaks off a meeting of the term before."""
+
+    kind: Literal["term"] = "term"
+    number: int
+    members: tuple[str, ...]
+    store: str  # where the first member's store of addresses listens
+    at_once: bool = False
+
+
+class ProbeLinks(Wire):
+    """Measure the road to every other member of this term, pair after pair."""
+
+    kind: Literal["probe-links"] = "probe-links"
+    term: int
+
+
+class Block(Wire):
+    """Rounds to do: which positions, in which shares, by which sentence."""
+
+    kind: Literal["block"] = "block"
+    term: int
+    first_round: int
+    data_epoch: int
+    spans: tuple[Span, ...]
+    shares: dict[str, int]
+    every: int
+    strategy: str
+    epoch_loss: float | None = None  # mean loss of the epoch before: what ReduceLROnPlateau reads
+
+    def rounds(self) -> Sequence[dict[str, Lease]]:
+        """Each round's leases by member, in order."""
+        return cut_block(self.spans, self.shares, self.every)
+
+
+class Evaluate(Wire):
+    """Score the agreed model on held-out data."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    term: int
+
+
+class Save(Wire):
+    """Send your state, and the model's weights too if `whole`."""
+
+    kind: Literal["save"] = "save"
+    term: int
+    ticket: int
+    whole: bool
+
+
+class Stop(Wire):
+    """Leave; `at_once` breaks off a meeting."""
+
+    kind: Literal["stop"] = "stop"
+    reason: str
+    at_once: bool = False
+
+
+FromAgent = Annotated[
+    Hello | Ready | Refused | Beat | Probed | Linked | TornRound | Settled | Report | Scores
+    | Failed | State | Bye,
+    Field(discriminator="kind"),
+]  # fmt: skip
+FromCoordinator = Annotated[
+    Welcome | Probe | Term | ProbeLinks | Block | Evaluate | Save | Stop | State | Beat,
+    Field(discriminator="kind"),
+]
+_FROM_AGENT: TypeAdapter[Any] = TypeAdapter(FromAgent)
+_FROM_COORDINATOR: TypeAdapter[Any] = TypeAdapter(FromCoordinator)
+
+
+class BadMessage(CoterieError):
+    """Frames that are not a message of this protocol."""
+
+
+def encode(message: Wire) -> list[bytes]:
+    """A message as frames.
+
+    >>> encode(Beat())
+    [b'{"kind":"beat"}']
+    """
+    frames = [message.model_dump_json().encode()]
+    return [*frames, message.blob] if isinstance(message, State) else frames
+
+
+def pieces(ticket: int, file: str, data: bytes) -> Iterator[State]:
+    """A file of state as messages of at most 1 MiB, so that beats pass between them.
+
+    >>> [len(piece.blob) for piece in pieces(0, "model", bytes(PIECE_BYTES + 1))]
+    [1048576, 1]
+    """
+    total = max(1, -(-len(data) // PIECE_BYTES))
+    for index in range(total):
+        blob = data[index * PIECE_BYTES : (index + 1) * PIECE_BYTES]
+        yield State(ticket=ticket, file=file, index=index, total=total, blob=blob)
+
+
+@dataclass
+class Assembly:
+    """Files of state put together again from their pieces, in whatever order they come."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    _parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
+
+    def add(self, piece: State) -> None:
+        """Take a piece; a file appears in `files` once it is whole."""
+        parts = self._parts.setdefault(piece.file, {})
+        parts[piece.index] = piece.blob
+        if len(parts) == piece.total:
+            self.files[piece.file] = b"".join(parts[i] for i in range(piece.total))
+            del self._parts[piece.file]
+
+
+def decode_from_agent(frames: Sequence[bytes]) -> Any:
+    """The message an agent sent; raises BadMessage for anything else."""
+    return _decode(_FROM_AGENT, frames)
+
+
+def decode_from_coordinator(frames: Sequence[bytes]) -> Any:
+    """The message the coordinator sent; raises BadMessage for anything else."""
+    return _decode(_FROM_COORDINATOR, frames)
+
+
+def _decode(adapter: TypeAdapter[Any], frames: Sequence[bytes]) -> Any:
+    try:
+        message = adapter.validate_json(frames[0])
+    except (ValidationError, IndexError) as error:
+        raise BadMessage(f"expected a message of this protocol, found {error!s:.200}") from error
+    wanted = 2 if isinstance(message, State) else 1
+    if len(frames) != wanted:
+        raise BadMessage(f"expected {wanted} frames for {message.kind}, found {len(frames)}")
+    return message.model_copy(update={"blob": bytes(frames[1])}) if wanted == 2 else message

@@ -1,0 +1,81 @@
+"""Keys of the control channel: made at start, one pair for the coordinator, one for its agents.
+
+CURVE (Bernstein 2011, as in ZeroMQ's RFC 26) encrypts and authenticates both ways. The join key is
+all that an agent needs: the coordinator's public key and the agents' secret key.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+
+from coterie.errors import JoinError
+
+_LENGTH = 40  # a CURVE key in Z85
+
+
+@dataclass(frozen=True)
+class JoinKey:
+    """What an agent shows and trusts: keep it as secret as a password.
+
+    >>> JoinKey.parse(Keys.make().join.text()).text()[:8]
+    'coterie:'
+    """
+
+    server_public: bytes
+    agent_secret: bytes = field(repr=False)
+
+    @property
+    def agent_public(self) -> bytes:
+        """The public half that the coordinator lets in."""
+        return zmq.curve_public(self.agent_secret)
+
+    def text(self) -> str:
+        """The key as one line."""
+        return f"coterie:{(self.server_public + self.agent_secret).decode()}"
+
+    @classmethod
+    def parse(cls, text: str) -> JoinKey:
+        """Read a key's line; raises JoinError if it is not one."""
+        head, _, body = text.strip().partition(":")
+        if head != "coterie" or len(body) != 2 * _LENGTH:
+            raise JoinError(
+                "expected a join key (the one line of the run's join.key file), found something "
+                "else; copy that file from the coordinator's run folder"
+            )
+        return cls(body[:_LENGTH].encode(), body[_LENGTH:].encode())
+
+    def write(self, path: Path) -> None:
+        """Write the key so that only its owner can read it."""
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(self.text() + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> JoinKey:
+        """Read a key file; raises JoinError if it is missing or no key."""
+        try:
+            return cls.parse(path.read_text())
+        except OSError as error:
+            raise JoinError(
+                f"expected a join key in {path}, found {error.strerror}; "
+                "copy join.key from the coordinator's run folder"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The coordinator's keys for one start of a run."""
+
+    server_public: bytes
+    server_secret: bytes = field(repr=False)
+    join: JoinKey = field(repr=False)
+
+    @classmethod
+    def make(cls) -> Keys:
+        """Fresh keys from the system's randomness."""
+        server_public, server_secret = zmq.curve_keypair()
+        _, agent_secret = zmq.curve_keypair()
+        return cls(server_public, server_secret, JoinKey(server_public, agent_secret))

@@ -1,0 +1,267 @@
+"""Decisions: pure, milliseconds, and what an expert would have chosen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coterie.coordinator.decide import MOST_REJECTED, candidates, decide
+from coterie.coordinator.model import predict
+from coterie.coordinator.shares import exact_shares
+from coterie.errors import JobError
+from coterie.sync import recipes
+from coterie.types import Layout
+from coterie.world import Decision, Device, Link, World
+
+SMALL = Layout(("w",), ((100, 100),))  # 40 kB
+MIDDLE = Layout(("w",), ((1_000, 1_000),))  # 4 MB
+BIG = Layout(("w",), ((25_000, 1_000),))  # 100 MB
+
+
+def mesh(devices: Sequence[Device], bytes_per_s: float, latency_s: float = 1e-4) -> World:
+    links = tuple(
+        Link(a.name, b.name, latency_s, bytes_per_s)
+        for i, a in enumerate(devices)
+        for b in devices[i + 1 :]
+    )
+    return World(tuple(devices), links, batch=128, num_train=100_000)
+
+
+def unequal(num: int = 3) -> list[Device]:
+    return [Device(f"d{i}", 0.005, 0.0005 * 2**i, 512) for i in range(num)]
+
+
+def choose(world: World, layout: Layout = MIDDLE) -> Decision:
+    return decide(world, layout, 1, "start")
+
+
+def every(decision: Decision) -> int:
+    return recipes.parse(decision.chosen.strategy).every
+
+
+def test_candidates_meet_at_least_once_in_a_data_epoch():
+    world = mesh(unequal(), 1e9)
+    assert max(s.every for s in candidates(world)) == 512
+    short = candidates(replace(world, num_train=128 * 40))
+    assert max(s.every for s in short) == 32
+    assert len({repr(s) for s in short}) == len(short) == 3 + 5 + 2 + 2
+    assert {s.every for s in candidates(replace(world, num_train=100))} == {1}
+
+
+def test_a_fast_network_means_short_walks_and_all_devices():
+    decision = choose(mesh(unequal(), 1e10, latency_s=1e-5))
+    assert every(decision) <= 2
+    assert set(decision.chosen.shares) == {"d0", "d1", "d2"}
+
+
+def test_a_megabyte_a_second_means_long_walks():
+    decision = choose(mesh([Device(f"d{i}", 0.002, 0.0005, 512) for i in range(3)], 1e6))
+    assert every(decision) >= 128
+    assert len(decision.chosen.shares) == 3
+
+
+def test_ten_kilobytes_a_second_with_a_big_model_means_alone():
+    decision = choose(mesh(unequal(), 1e4), BIG)
+    assert decision.chosen.shares == {"d0": 128}
+    assert decision.chosen.exchange_s == 0
+    assert every(decision) == 1
+
+
+def test_a_device_a_hundred_times_slower_is_left_out():
+    slow = Device("slow", 2.0, 0.05, 512)
+    decision = choose(mesh([*unequal(2), slow], 1e9))
+    assert set(decision.chosen.shares) == {"d0", "d1"}
+    assert any("slow is left out" in reason for reason in decision.reasons)
+
+
+def test_a_fast_device_behind_a_slow_road_is_left_out():
+    world = mesh(unequal(), 1e9)
+    far = Device("far", 0.005, 0.0005, 512)
+    roads = tuple(Link("far", device.name, 0.2, 1e4) for device in world.devices)
+    decision = choose(world.with_device(far).with_links(roads))
+    assert set(decision.chosen.shares) == {"d0", "d1", "d2"}
+
+
+def test_several_devices_behind_slow_roads_are_all_left_out():
+    world = mesh(unequal(4), 1e9)
+    for name in ("far1", "far2"):
+        roads = tuple(Link(name, device.name, 0.2, 1e4) for device in world.devices)
+        world = world.with_device(Device(name, 0.005, 0.0003, 512)).with_links(roads)
+    assert set(choose(world).chosen.shares) == {"d0", "d1", "d2", "d3"}
+
+
+def test_once_a_slow_road_is_cut_off_a_slow_processor_can_still_be_left_out():
+    near = mesh(unequal(), 2e5)
+    a_little_farther = tuple(Link("d0", name, 1.1e-4, 2e5) for name in ("d1", "d2"))
+    near = near.with_links(a_little_farther)
+    roads = tuple(Link("far", device.name, 0.2, 1e2) for device in near.devices)
+    world = near.with_device(Device("far", 0.005, 0.0006, 512)).with_links(roads)
+    assert set(choose(world).chosen.shares) == {"d0", "d1"}
+    assert choose(world).chosen == choose(near).chosen
+
+
+@pytest.mark.parametrize("which", [0, 2], ids=["the fastest", "the slowest"])
+def test_a_flaky_device_is_left_out_where_rounds_are_long(which):
+    devices = unequal()
+    devices[which] = replace(devices[which], failures_per_s=1.0)
+    assert f"d{which}" not in choose(mesh(devices, 1e6)).chosen.shares
+
+
+def test_one_device_alone_works():
+    decision = choose(mesh(unequal(1), 1e9))
+    assert decision.chosen.strategy == "chain(Reduce())"
+    assert decision.chosen.shares == {"d0": 128}
+    assert decision.chosen.exchange_s == 0
+
+
+worlds = st.builds(
+    lambda rows, rate, batch: replace(
+        mesh([Device(f"d{i}", a, c, 64) for i, (a, c) in enumerate(rows)], rate),
+        batch=min(batch, 64 * len(rows)),
+    ),
+    st.lists(st.tuples(st.floats(0, 0.1), st.floats(1e-5, 0.1)), min_size=1, max_size=4),
+    st.floats(1e3, 1e10),
+    st.integers(1, 256),
+)
+
+
+@given(worlds)
+def test_nothing_rejected_is_better_and_no_candidate_on_everyone_is(world):
+    decision = choose(world)
+    best = decision.chosen.goodput_per_s
+    shares = exact_shares(world.batch, world.devices)
+    assert sum(decision.chosen.shares.values()) == world.batch
+    assert all(option.goodput_per_s <= best for option in decision.rejected)
+    for strategy in candidates(world):
+        assert predict(world, MIDDLE, strategy, shares).goodput_per_s <= best
+
+
+@given(worlds)
+def test_a_decision_is_the_same_for_the_same_world(world):
+    assert choose(world) == choose(world)
+
+
+@given(worlds)
+def test_few_sentences_in_plain_words(world):
+    reasons = choose(world).reasons
+    assert len(reasons) <= 5
+    assert len(reasons) >= (3 if len(world.devices) > 1 else 2)
+    assert all(reason.endswith(".") and "nan" not in reason for reason in reasons)
+
+
+def test_rejected_holds_the_other_kinds_by_goodput_and_no_option_twice():
+    decision = choose(mesh(unequal(), 1e7))
+    goodputs = [option.goodput_per_s for option in decision.rejected]
+    said = [(option.strategy, *option.shares) for option in decision.rejected]
+    assert goodputs == sorted(goodputs, reverse=True)
+    assert len(set(said)) == len(said) <= MOST_REJECTED
+    assert any(strategy == "chain(Reduce())" for strategy, *_ in said)
+    assert decision.chosen not in decision.rejected
+
+
+def test_reasons_name_the_exchange_the_shares_and_the_bargain_of_longer_walks():
+    world = mesh(unequal(), 1e7)
+    decision = choose(world)
+    text = " ".join(decision.reasons)
+    assert every(decision) > 1
+    assert "chain(Reduce()) would exchange at every step" in text
+    assert f"d0 {decision.chosen.shares['d0']}" in text
+    assert f"Walks of {2 * every(decision)} steps would save" in text
+    assert "d0 alone would reach" in text
+
+
+def test_reasons_say_when_a_longer_walk_would_outlast_the_data():
+    decision = choose(replace(mesh(unequal(), 5e6), num_train=128 * 16))
+    assert every(decision) == 16
+    assert any("Walks of 32 steps would outlast" in reason for reason in decision.reasons)
+
+
+def test_a_strategy_that_was_asked_for_is_taken_and_said_to_be():
+    asked = recipes.diloco(64)
+    decision = decide(mesh(unequal(), 1e10), MIDDLE, 3, "start", candidates=(asked,))
+    assert decision.chosen.strategy == repr(asked)
+    assert {option.strategy for option in decision.rejected} == {repr(asked)}
+    assert decision.reasons[0].startswith("As asked, ")
+
+
+def test_a_choice_among_several_is_not_said_to_be_asked_for():
+    world = mesh(unequal(), 1e10)
+    narrowed = [strategy for strategy in candidates(world) if strategy.walks]
+    decision = decide(world, MIDDLE, 1, "start", candidates=narrowed)
+    assert recipes.parse(decision.chosen.strategy).walks
+    assert not any("asked" in reason for reason in decision.reasons)
+
+
+def test_number_cause_and_world_are_kept():
+    world = mesh(unequal(), 1e9)
+    decision = decide(world, SMALL, 7, "d2 was lost")
+    assert (decision.number, decision.cause, decision.world) == (7, "d2 was lost", world)
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_its_sentence():
+    world = mesh(unequal(), 1e7)
+    spare_bytes = dict.fromkeys(("d0", "d1", "d2"), 2 * 4 * MIDDLE.size)
+    decision = decide(world, MIDDLE, 1, "start", spare_bytes=spare_bytes)
+    refused = [option for option in decision.rejected if option.refused]
+    assert every(choose(world)) > 1
+    assert every(decision) == 1
+    assert not decision.chosen.refused
+    assert any(option.refused.startswith("needs 12.0 MB") for option in refused)
+
+
+def test_a_device_short_of_memory_is_left_out_rather_than_the_walk():
+    decision = decide(mesh(unequal(), 1e6), MIDDLE, 1, "start", spare_bytes={"d2": 0})
+    assert set(decision.chosen.shares) == {"d0", "d1"}
+    assert every(decision) > 1
+
+
+def test_a_wish_that_fits_nowhere_is_an_error():
+    with pytest.raises(JobError, match=r"fits into memory.*needs .* MB beside the model"):
+        decide(
+            mesh(unequal(1), 1e9),
+            MIDDLE,
+            1,
+            "start",
+            candidates=(recipes.diloco(16),),
+            spare_bytes={"d0": 0},
+        )
+
+
+def test_memory_that_holds_the_batch_only_together_keeps_them_together():
+    devices = [replace(device, max_batch=64) for device in unequal(2)]
+    decision = choose(mesh(devices, 1e3))
+    assert decision.chosen.shares == {"d0": 64, "d1": 64}
+
+
+@pytest.mark.parametrize(
+    ("world", "sentence"),
+    [
+        (World((), (), 8, 100), "found none"),
+        (World((Device("a", 0.0, 0.1, 4),), (), 8, 100), "room for 4"),
+        (World(tuple(unequal(2)), (), 8, 100), "links that reach 2 members"),
+    ],
+    ids=["no device", "no room", "no link"],
+)
+def test_a_world_that_cannot_learn_is_refused(world, sentence):
+    with pytest.raises(JobError, match=sentence):
+        choose(world)
+
+
+def test_no_candidate_at_all_is_refused():
+    with pytest.raises(JobError, match="found none"):
+        decide(mesh(unequal(), 1e9), SMALL, 1, "start", candidates=())
+
+
+def test_deciding_loads_neither_torch_nor_ray_nor_numpy():
+    code = (
+        "import sys; from coterie.coordinator import adapt, decide, model, shares; "
+        "print({'torch', 'ray', 'numpy', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

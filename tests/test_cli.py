@@ -1,0 +1,377 @@
+"""The commands: what they call, what they print where, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from coterie import demo, doctor, errors
+from coterie.agents import join
+from coterie.cli import app
+from coterie.config import Job
+from coterie.errors import CoterieError, JobError, TrainingError
+from coterie.watch import progress
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+ERRORS = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, CoterieError)]
+WARNING = {"kind": "warning", "time_s": 1.0, "text": "a full disk"}
+DECISION = {"kind": "decision", "number": 1, "cause": "the run begins", "chosen": {}}
+JOB = """\
+name: first
+task: {model: nets:small, train: sets:train, test: sets:test}
+optimizer: torch.optim:SGD
+batch: 64
+until: {epochs: 3}
+"""
+
+
+@dataclass
+class FakeLaunch:
+    """Stands in for the engine: notes what it was given, shows one event, ends as it was told."""
+
+    exit_code: int = 0
+    error: Exception | None = None
+    events: list[dict[str, Any]] = field(default_factory=lambda: [WARNING])
+    job: Job | None = None
+    runs: Path | None = None
+    resume: Path | None = None
+
+    def __call__(
+        self, job: Job, runs: Path, resume: Path | None, show: Callable[[dict[str, Any]], None]
+    ) -> SimpleNamespace:
+        self.job, self.runs, self.resume = job, runs, resume
+        for event in self.events:
+            show(event)
+        if self.error:
+            raise self.error
+        folder = runs / job.name
+        return SimpleNamespace(
+            folder=folder, exit_code=self.exit_code, summary={"folder": str(folder), "seconds": 2.0}
+        )
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch) -> FakeLaunch:
+    fake = FakeLaunch()
+    module = ModuleType("coterie.engines.launch")
+    module.launch = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return fake
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+def coterie(*words: object) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def last_json(result: Any) -> Any:
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def write_run(folder: Path, *events: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"seq": seq, "time_s": 1.0, **e}) for seq, e in enumerate(events)]
+    (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_commands_and_their_options_are_frozen() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    shown = {
+        name: [
+            option for p in command.params if not getattr(p, "hidden", False) for option in p.opts
+        ]
+        for name, command in commands.items()
+    }
+    assert shown == {
+        "demo": ["--runs", "--json", "--plain"],
+        "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
+        "join": ["endpoint", "--key", "--name"],
+        "doctor": ["--listen", "--json"],
+        "explain": ["run", "--runs", "--json"],
+    }
+
+
+class TestFrontDoor:
+    def test_version(self) -> None:
+        result = coterie("--version")
+        assert (result.exit_code, result.stdout.split()[0]) == (0, "coterie")
+
+    def test_help_and_explain_need_no_torch(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "runs" / "first", {"kind": "run"})
+        program = (
+            "import sys; from typer.testing import CliRunner; from coterie.cli import app\n"
+            "print([CliRunner().invoke(app, words).exit_code for words in "
+            "(['--help'], ['train', '--help'], ['explain', 'first'])], 'torch' in sys.modules)"
+        )
+        assert self.fresh(tmp_path, "-c", program).stdout == "[0, 0, 0] False\n"
+
+    def test_the_module_is_the_command(self, tmp_path: Path) -> None:
+        done = self.fresh(tmp_path, "-m", "coterie.cli", "explain", "no-such-run", "--json")
+        assert done.returncode == 2
+        assert done.stderr.startswith("coterie: expected the folder of a run")
+        assert done.stderr.count("\n") == 1
+        assert "no-such-run" in json.loads(done.stdout)["error"]
+
+    @staticmethod
+    def fresh(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        return subprocess.run(
+            [sys.executable, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env=environment,
+        )
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("kind", ERRORS)
+    def test_every_error_is_one_line_and_exit_code_2(
+        self, kind: type[CoterieError], launch: FakeLaunch, path: Path
+    ) -> None:
+        launch.error, launch.events = kind("expected bread,\n  found a stone; bake"), []
+        result = coterie("train", path)
+        assert result.exit_code == 2
+        assert result.stderr == "coterie: expected bread, found a stone; bake\n"
+        assert result.stdout == ""
+
+    def test_with_json_it_is_the_last_line_too(self, launch: FakeLaunch, path: Path) -> None:
+        launch.error = TrainingError("expected a finite loss, found nan; lower lr")
+        result = coterie("train", path, "--json")
+        assert result.exit_code == 2
+        assert last_json(result) == {"error": "expected a finite loss, found nan; lower lr"}
+        assert result.stderr.splitlines()[-1] == f"coterie: {launch.error}"
+
+    def test_a_fault_of_ours_is_not_hidden(self, launch: FakeLaunch, path: Path) -> None:
+        launch.error = ZeroDivisionError("ours")
+        assert coterie("train", path).exception is launch.error
+
+
+class TestScreen:
+    def test_json_keeps_stdout_for_the_summary(self, launch: FakeLaunch, path: Path) -> None:
+        result = coterie("train", path, "--runs", path.parent, "--json")
+        assert result.stdout.count("\n") == 1
+        assert last_json(result) == {"folder": str(path.parent / "first"), "seconds": 2.0}
+        assert "a full disk" in result.stderr
+
+    def test_plain_lines_go_to_stdout(self, launch: FakeLaunch, path: Path) -> None:
+        result = coterie("train", path, "--plain")
+        assert "a full disk" in result.stdout
+        assert result.stderr == ""
+
+    def test_closes_whatever_happens(
+        self, launch: FakeLaunch, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heard: list[object] = []
+        fake = SimpleNamespace(show=heard.append, close=lambda: heard.append("closed"))
+        monkeypatch.setattr(progress, "choose_screen", lambda console: fake)
+        launch.error = TrainingError("expected members, found none; start one")
+        coterie("train", path)
+        assert heard == [WARNING, "closed"]
+
+    def test_opens_with_the_first_event(
+        self, launch: FakeLaunch, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(progress, "choose_screen", lambda console: pytest.fail("opened"))
+        launch.error, launch.events = JobError("expected bread, found a stone; bake"), []
+        assert coterie("train", path).exit_code == 2
+
+
+class TestTrain:
+    def test_launches_the_job_of_the_file(self, launch: FakeLaunch, path: Path, runs: Path) -> None:
+        result = coterie("train", path, "--set", "batch=32", "--set", "seed=7", "--runs", runs)
+        assert result.exit_code == 0
+        assert launch.job is not None
+        assert (launch.job.name, launch.job.batch, launch.job.seed) == ("first", 32, 7)
+        assert (launch.runs, launch.resume) == (runs, None)
+
+    @pytest.mark.parametrize("code", [0, 1, 130])
+    def test_ends_as_the_run_ended(self, code: int, launch: FakeLaunch, path: Path) -> None:
+        launch.exit_code = code
+        assert coterie("train", path).exit_code == code
+        assert coterie("train", path, "--json").exit_code == code
+
+    def test_resumes_the_newest_run_by_number(
+        self, launch: FakeLaunch, path: Path, runs: Path
+    ) -> None:
+        for name in ("first", "first-2", "first-10", "first-x", "first-2-3", "firsts-99", "second"):
+            (runs / name).mkdir(parents=True)
+        (runs / "first-11").touch()  # no folder, hence no run
+        coterie("train", path, "--runs", runs, "--resume")
+        assert launch.resume == runs / "first-10"
+
+    def test_resumes_the_only_run(self, launch: FakeLaunch, path: Path, runs: Path) -> None:
+        (runs / "first").mkdir(parents=True)
+        coterie("train", path, "--runs", runs, "--resume")
+        assert launch.resume == runs / "first"
+
+    def test_resumes_from_the_folder_that_is_named(self, launch: FakeLaunch, path: Path) -> None:
+        coterie("train", path, "--resume-from", "runs/first/checkpoints/step-20")
+        assert launch.resume == Path("runs/first/checkpoints/step-20")
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (["--resume"], "expected a run of first in"),
+            (["--resume", "--resume-from", "x"], "found both; leave out --resume"),
+            (["--set", "bacth=3"], "did you mean 'batch'?"),
+        ],
+    )
+    def test_refuses_before_anything_is_launched(
+        self, words: list[str], sentence: str, launch: FakeLaunch, path: Path, runs: Path
+    ) -> None:
+        result = coterie("train", path, "--runs", runs, *words)
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+        assert launch.job is None
+
+    def test_refuses_a_file_that_is_not_there(self, launch: FakeLaunch, tmp_path: Path) -> None:
+        result = coterie("train", tmp_path / "no.yaml", "--json")
+        assert result.exit_code == 2
+        assert "expected a job file at" in last_json(result)["error"]
+
+
+class TestDemo:
+    def test_launches_the_demo_s_job_under_the_time_of_day(
+        self, launch: FakeLaunch, runs: Path
+    ) -> None:
+        result = coterie("demo", "--runs", runs, "--json")
+        assert result.exit_code == 0
+        assert launch.job is not None
+        assert re.fullmatch(r"demo-\d{8}-\d{6}", launch.job.name)
+        assert launch.job == demo.job(launch.job.name)
+        assert (launch.runs, launch.resume) == (runs, None)
+        assert last_json(result)["folder"] == str(runs / launch.job.name)
+
+    def test_the_drill_kills_an_agent_that_there_is(self) -> None:
+        job = demo.job("demo-1")
+        assert job.drill is not None
+        assert job.drill.kill in [f"agent-{num}" for num in range(job.agents.num_known or 0)]
+        assert job.agents.speeds == [4, 2, 1]
+        assert job.baselines == ["solo", "equal"]
+
+    def test_the_task_is_real(self) -> None:
+        from coterie.tasks.supervised import from_spec
+
+        job = demo.job("demo-1")
+        task = from_spec(job.name, job.task, job.root)
+        assert 0 <= task.score(task.build())["accuracy"] <= 1
+
+
+class TestJoin:
+    @pytest.fixture
+    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        calls: list[Any] = []
+
+        def main(endpoint: str, key: Path, name: str, rest_s: Callable[[float], float]) -> int:
+            calls.append((endpoint, key, name, rest_s(1.0)))
+            return 3
+
+        monkeypatch.setattr(join, "main", main)
+        monkeypatch.setattr(join, "die_with_parent", lambda: calls.append("tied"))
+        return calls
+
+    def test_is_called_as_the_machine_and_never_rests(self, calls: list[Any]) -> None:
+        assert coterie("join", "10.0.0.1:7000", "--key", "join.key").exit_code == 3
+        assert calls == [("10.0.0.1:7000", Path("join.key"), socket.gethostname(), 0.0)]
+
+    def test_is_tied_to_its_parent_before_anything_else(self, calls: list[Any]) -> None:
+        coterie("join", "h:1", "--key", "k", "--name", "pi", "--duty", "0.25", "--with-parent")
+        assert calls == ["tied", ("h:1", Path("k"), "pi", 3.0)]
+
+    def test_refuses_a_duty_that_cannot_be(self, calls: list[Any]) -> None:
+        result = coterie("join", "h:1", "--key", "k", "--duty", "0")
+        assert result.exit_code == 2
+        assert result.stderr.startswith("coterie: expected a fraction of the time")
+        assert calls == []
+
+
+class TestDoctor:
+    @pytest.mark.parametrize("healthy", [True, False])
+    def test_the_exit_code_is_the_diagnosis(
+        self, healthy: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        diagnosis = SimpleNamespace(
+            healthy=healthy, as_dict=lambda: {"healthy": healthy}, lines=lambda: ["cores 2", "well"]
+        )
+        monkeypatch.setattr(doctor, "examine", lambda listen: diagnosis)
+        told, counted = coterie("doctor"), coterie("doctor", "--json")
+        assert told.exit_code == counted.exit_code == (0 if healthy else 1)
+        assert told.stdout == "cores 2\nwell\n"
+        assert last_json(counted) == {"healthy": healthy}
+
+    def test_a_real_diagnosis_is_json(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        examine = doctor.examine
+        monkeypatch.setattr(doctor, "examine", lambda listen: examine(listen, spin_s=0.001))
+        assert last_json(coterie("doctor", "--json"))["facts"]["listen"] == "127.0.0.1:0"
+
+    def test_refuses_what_is_no_address(self) -> None:
+        result = coterie("doctor", "--listen", "nowhere", "--json")
+        assert result.exit_code == 2
+        assert "expected HOST:PORT" in last_json(result)["error"]
+
+
+class TestExplain:
+    def test_by_name_and_by_folder_are_the_same(self, runs: Path) -> None:
+        write_run(runs / "first", DECISION)
+        by_name = coterie("explain", "first", "--runs", runs)
+        assert by_name.exit_code == 0
+        assert by_name.stdout.startswith("Decision 1: the run begins.\n")
+        assert by_name.stdout == coterie("explain", runs / "first").stdout
+
+    def test_as_json(self, runs: Path) -> None:
+        write_run(runs / "first", DECISION)
+        told = last_json(coterie("explain", "first", "--runs", runs, "--json"))
+        assert told["folder"] == str(runs / "first")
+        assert [d["cause"] for d in told["decisions"]] == ["the run begins"]
+
+    def test_a_run_without_decisions_says_so(self, runs: Path) -> None:
+        write_run(runs / "first")
+        assert coterie("explain", "first", "--runs", runs).stdout.startswith("No decision")
+
+    def test_refuses_an_unknown_run_with_those_there_are(self, runs: Path) -> None:
+        write_run(runs / "second")
+        result = coterie("explain", "first", "--runs", runs)
+        assert result.exit_code == 2
+        assert "found 'first'; the newest there are second" in result.stderr
+
+
+class TestExamples:
+    def test_are_short(self) -> None:
+        files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
+        assert {"job.yaml", "digits_task.py", "02_python.py"} <= {p.name for p in files}
+        assert [p.name for p in files if p.read_text().count("\n") > 100] == []
+
+    def test_the_job_s_task_is_real(self, launch: FakeLaunch) -> None:
+        from coterie.tasks.supervised import from_spec
+
+        assert coterie("train", EXAMPLES / "01_digits" / "job.yaml").exit_code == 0
+        assert launch.job is not None
+        task = from_spec(launch.job.name, launch.job.task, launch.job.root)
+        assert launch.job.until.keys() & task.score(task.build()).keys() == {"accuracy"}
