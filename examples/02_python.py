@@ -1,6 +1,6 @@
 """Train from Python, on three unequal agents of this machine.
 
-    python examples/02_python.py
+python examples/02_python.py
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ def join(
     name: Annotated[
         str | None, typer.Option(help="What to be called; by default as this machine is.")
     ] = None,
+    threads: Annotated[int, typer.Option(help="To compute on; by default all cores.")] = 0,
     duty: Annotated[float, typer.Option(hidden=True)] = 1.0,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
@@ -121,7 +122,8 @@ def join(
         if with_parent:
             agent.die_with_parent()
         rest_s = DutyCycle(duty).rest_s
-        raise typer.Exit(agent.main(endpoint, key, name or socket.gethostname(), rest_s))
+        called = name or socket.gethostname()
+        raise typer.Exit(agent.main(endpoint, key, called, threads, rest_s))
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Literal
 from coterie.config import Agents, Drill, Job, Ref, TaskSpec
 
 LEARNING_RATE = 0.002
+WIDTH = 64
 BATCH = 256
 SPEEDS = (4.0, 2.0, 1.0)
 MINUTES = 0.9
@@ -25,7 +26,7 @@ def job(run_name: str) -> Job:
     return Job(
         name=run_name,
         task=TaskSpec(
-            model=Ref(call="coterie.tasks.digits:model"),
+            model=Ref(call="coterie.tasks.digits:model", kwargs={"width": WIDTH}),
             train=Ref(call="coterie.tasks.digits:train_set"),
             test=Ref(call="coterie.tasks.digits:test_set"),
             loss=Ref(call="torch.nn.functional:cross_entropy"),

@@ -58,6 +58,7 @@ class World:
     links: tuple[Link, ...]
     batch: int  # samples of one optimizer step, over all members
     num_train: int  # samples in one data epoch
+    meeting_s: float = 0.0  # what a meeting was measured to cost beyond the price of its exchange
 
     def device(self, name: str) -> Device:
         """The device called `name`."""
@@ -95,7 +96,7 @@ class Option:
     shares: Mapping[str, int]  # samples of each step asked of each member
     round_s: float  # predicted seconds of one round, its meeting included
     exchange_s: float  # of which the meeting
-    samples_per_round: int
+    samples_per_round: float  # on average: an epoch's last round is shorter
     efficiency: float  # progress per sample against plain synchronous steps, 0..1
     survival: float  # chance that no member is lost within a round, 0..1
     refused: str = ""  # why it cannot be chosen, when it cannot

@@ -19,7 +19,7 @@ from coterie.agents.learner import Learner, Setup
 from coterie.agents.snapshot import Snapshot, state_file
 from coterie.agents.worker import Worker
 from coterie.config import Job, parse_job
-from coterie.errors import CoterieError, JobError, JoinError, Torn
+from coterie.errors import CoterieError, JoinError, Torn, TrainingError
 from coterie.machine import cores, memory_available_bytes
 from coterie.tasks.references import instantiate
 from coterie.tasks.supervised import from_spec
@@ -29,6 +29,7 @@ from coterie.transport.messages import Assembly, Hello, Ready, Refused, State, S
 from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0
+LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
 _PR_SET_PDEATHSIG = 1
 
 
@@ -68,7 +69,10 @@ def join(endpoint: str, key: JoinKey, name: str, rest_s: Callable[[float], float
             client.tell(Refused(reason=str(error)))
             return str(error)
         client.tell(_ready(worker))
-        return drive(worker, client, transport, rest_s)
+        why = drive(worker, client, transport, rest_s)
+        if client.given_up:
+            raise TrainingError(client.given_up)
+        return why
     finally:
         client.close()
 
@@ -168,7 +172,7 @@ def _welcome(client: ControlClient, endpoint: str) -> tuple[Welcome, dict[str, b
     while len(assembly.files) < welcome.num_files:
         piece = client.inbox.get(WELCOME_S)
         if not isinstance(piece, State):
-            raise JoinError("expected the files of the checkpoint, found none; start this agent again")
+            raise JoinError("expected a checkpoint's files, found none; start this agent again")
         assembly.add(piece)
     return welcome, assembly.files
 
@@ -215,13 +219,18 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def main(endpoint: str, key_path: Path, name: str, rest_s: Callable[[float], float]) -> int:
-    """An agent process started by hand or by an engine; its exit code."""
-    torch.set_num_threads(max(1, round(cores())))
+def main(
+    endpoint: str, key_path: Path, name: str, num_threads: int, rest_s: Callable[[float], float]
+) -> int:
+    """An agent process started by hand or by an engine; its exit code.
+
+    No threads given are as many as the cores that the kernel grants, which torch does not ask.
+    """
+    torch.set_num_threads(num_threads or max(1, int(cores())))
+    torch.set_flush_denormal(True)  # moments of dead units decay to numbers that are slow to add
     try:
         print(join(endpoint, JoinKey.read(key_path), name, rest_s))
-    except (JobError, JoinError) as error:
+    except CoterieError as error:
         print(f"coterie: {error}", file=sys.stderr)
-        return 2
+        return LOST if isinstance(error, TrainingError) else REFUSED
     return 0
-

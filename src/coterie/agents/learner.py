@@ -100,7 +100,9 @@ class Learner:
     def vector(self) -> Tensor:
         """A copy of the parameters, on the CPU."""
         with torch.no_grad():
-            return torch.cat([p.detach().reshape(-1).to(self.dtype) for p in self._parameters]).cpu()
+            return torch.cat(
+                [p.detach().reshape(-1).to(self.dtype) for p in self._parameters]
+            ).cpu()
 
     def place(self, vector_N: Tensor) -> None:
         """Set the parameters."""
@@ -126,7 +128,9 @@ class Learner:
 
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers by name: what a plain torch model loads."""
-        return {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
+        return {
+            k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()
+        }
 
     def private(self) -> dict[str, Any]:
         """What only this member carries: optimizer, schedule, counts."""
@@ -167,8 +171,7 @@ class Learner:
     def scratch(self) -> Learner:
         """A copy to measure on, that leaves this one and the random state as they are."""
         with torch.random.fork_rng(devices=[]):
-            copy = Learner(self.setup)
-        return copy
+            return Learner(self.setup)
 
     def _stepped(self) -> None:
         self.num_steps += 1

@@ -6,7 +6,6 @@ Legend: N bytes of a probe.
 from __future__ import annotations
 
 from itertools import combinations
-from statistics import median
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ def probe_steps(learner: Learner, order: Probe) -> do.Life[Probed]:
     for size in order.sizes:
         indices = rng.integers(learner.task.num_train, size=size).tolist()
         saved[size] = yield do.Compute(lambda i=indices: _saved_bytes(scratch, i), (size,))  # type: ignore[misc]
-        began_s = yield do.Now()
+        began_s = now_s = yield do.Now()
         num_steps = 0
         while num_steps < MIN_STEPS or (num_steps < MAX_STEPS and now_s - began_s < order.seconds):
             step_at_s = yield do.Now()
@@ -85,7 +84,7 @@ def probe_links(name: str, term: Term) -> do.Life[Linked]:
             there_and_back[trial] = yield from _there_and_back(name == a, peer, large)
         big_s = min(there_and_back)
         if name == a:
-            latency_s = median(pings) / 2
+            latency_s = min(pings) / 2  # the rest is waiting for a processor, not the road
             links.append((peer, latency_s, PROBE_BYTES / max(big_s / 2 - latency_s, 1e-6)))
     return Linked(term=term.number, links=tuple(links))
 

@@ -142,7 +142,7 @@ class Worker:
         elif isinstance(order, Save):
             yield from self._save(order)
 
-    # -- rounds ----------------------------------------------------------------------------------
+    # -- rounds -----------------------------------------------------------------------------------
 
     def _block(self, block: Block) -> do.Life[None]:
         for number, leases in enumerate(block.rounds(), start=block.first_round):
@@ -237,6 +237,7 @@ class Worker:
         """Land what was agreed; from here on the round counts."""
         mine, strategy = self._contribution, self._sentence()
         assert mine is not None
+        began_s = yield do.Now()
         self._agreed_K = agreed_K.clone()
         update_N, self._memory = strategy.land(
             agreed_K, mine.own_N, self.learner.layout, mine.memory, Ctx(round=mine.round)
@@ -247,6 +248,7 @@ class Worker:
             self.learner.place(mine.anchor_N - update_N)
         self.round, self._contribution = mine.round, None
         now_s = yield do.Now()
+        self._tally.compute_s += now_s - began_s
         if self._torn_at_s is not None and self._committed_at_s is not None:
             self._tally.gap_s, self._torn_at_s = now_s - self._committed_at_s, None
         self._committed_at_s = now_s
@@ -283,7 +285,7 @@ class Worker:
                 )
             )
 
-    # -- membership ------------------------------------------------------------------------------
+    # -- membership -------------------------------------------------------------------------------
 
     def _regroup(self) -> do.Life[None]:
         """A meeting broke off: hold the contribution and wait for the term that replaces it."""
@@ -313,9 +315,7 @@ class Worker:
             return
         self._settled = self.round
         seconds = (yield do.Now()) - began_s
-        yield do.Tell(
-            Settled(term=term.number, round=self.round, healed=healed, seconds=seconds)
-        )
+        yield do.Tell(Settled(term=term.number, round=self.round, healed=healed, seconds=seconds))
 
     def _settle(self) -> do.Life[bool]:
         """Bring every member of a new group to the same round; whether this one had to heal.
@@ -356,7 +356,9 @@ class Worker:
 
     def _give_state(self, peer: str) -> do.Life[None]:
         data = torch.frombuffer(bytearray(self.snapshot().to_bytes()), dtype=torch.uint8)
-        digest = torch.frombuffer(bytearray(hashlib.sha256(data.numpy()).digest()), dtype=torch.uint8)
+        digest = torch.frombuffer(
+            bytearray(hashlib.sha256(data.numpy().tobytes()).digest()), dtype=torch.uint8
+        )
         yield do.Give(peer, torch.tensor([data.numel()]))
         yield do.Give(peer, digest)
         yield do.Give(peer, data)
@@ -365,13 +367,13 @@ class Worker:
         (length,) = (yield do.Take(peer, torch.zeros(1, dtype=torch.int64))).tolist()
         digest = yield do.Take(peer, torch.zeros(32, dtype=torch.uint8))
         data = yield do.Take(peer, torch.zeros(length, dtype=torch.uint8))
-        if hashlib.sha256(data.numpy()).digest() != bytes(digest.numpy()):
+        if hashlib.sha256(data.numpy().tobytes()).digest() != digest.numpy().tobytes():
             raise TrainingError(f"expected the state of {peer} whole, found it damaged on the way")
-        self.inherit(Snapshot.from_bytes(bytes(data.numpy())))
+        self.inherit(Snapshot.from_bytes(data.numpy().tobytes()))
 
     def _digest(self) -> int:
         agreed_N = self._agreed_vector()
-        return int.from_bytes(hashlib.sha256(agreed_N.numpy()).digest()[:7], "big")
+        return int.from_bytes(hashlib.sha256(agreed_N.numpy().tobytes()).digest()[:7], "big")
 
     def _agreed_vector(self) -> Tensor:
         """The parameters all agreed on last: where the walk began, if one is under way."""
@@ -379,7 +381,7 @@ class Worker:
         walking = mine is not None and mine.anchor_N is not None
         return mine.anchor_N if walking else self.learner.vector()  # type: ignore[union-attr, return-value]
 
-    # -- state -----------------------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """All that this member is, as of the last committed round."""

@@ -4,55 +4,53 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from coterie.coordinator.run import Run
 from coterie.world import Decision, Option
 
-if TYPE_CHECKING:
-    from coterie.coordinator.coordinator import Coordinator
 
-
-def progress(c: Coordinator) -> dict[str, Any]:
+def progress(run: Run) -> dict[str, Any]:
     """How it goes, for whoever watches."""
-    fraction, elapsed_s = c.fraction(), c.elapsed_s
-    living = [m for name, m in c.members.items() if name in c.term.members]
+    fraction, elapsed_s = run.fraction(), run.elapsed_s
+    living = [m for name, m in run.members.items() if name in run.term.members]
     return {
-        "round": c.ledger.committed,
-        "steps": c.ledger.num_steps,
-        "data_epoch": c.ledger.num_epochs,
-        "loss": c.loss,
-        "per_s": c.gauge.recent_per_s(),
-        "arm": c.gauge.arm,
+        "round": run.ledger.committed,
+        "steps": run.ledger.num_steps,
+        "data_epoch": run.ledger.num_epochs,
+        "loss": run.loss,
+        "per_s": run.gauge.recent_per_s(),
+        "arm": run.gauge.arm,
         "ideal_per_s": sum(member.solo_per_s for member in living),
-        "equal_per_s": c.gauge.arms["equal"].per_s,
+        "equal_per_s": run.gauge.arms["equal"].per_s,
         "elapsed_s": elapsed_s,
         "eta_s": elapsed_s * (1 / fraction - 1) if fraction > 0.02 else None,
         "fraction": fraction,
-        "metrics": c.scores.metrics if c.scores else {},
+        "metrics": run.scores.metrics if run.scores else {},
     }
 
 
-def summary(c: Coordinator) -> dict[str, Any]:
+def summary(run: Run) -> dict[str, Any]:
     """What the run came to."""
-    ours, equal = c.gauge.arms["ours"].per_s, c.gauge.arms["equal"].per_s
-    solo = sum(flow.per_s or 0.0 for flow in c.solo.values())
-    metrics = c.scores.metrics if c.scores else {}
-    plan = c.full_plan or c.plan
+    ours, equal = run.gauge.arms["ours"].per_s, run.gauge.arms["equal"].per_s
+    solo = sum(flow.per_s or 0.0 for flow in run.solo.values())
+    metrics = run.scores.metrics if run.scores else {}
+    plan = run.full_plan or run.plan
     return {
         "accuracy": metrics.get("accuracy"),
         "metrics": metrics,
-        "agents": c.num_agents,
+        "agents": run.num_agents,
         "shares": dict(plan.shares) if plan else {},
         "ideal_fraction": ours / solo if ours and solo else None,
         "vs_equal": ours / equal if ours and equal else None,
-        "kills_survived": c.num_kills,
-        "rejoined": c.num_rejoined,
-        "pause_s": max((s for pause in c.pauses for s in pause.values()), default=None),
+        "kills_survived": run.num_kills,
+        "rejoined": run.num_rejoined,
+        "pause_s": max((s for pause in run.pauses for s in pause.values()), default=None),
         "strategy": plan.strategy if plan else None,
-        "reasons": list(c.decisions[0].reasons) if c.decisions else [],
-        "seconds": c.now_s - c.started_s,
-        "steps": c.ledger.num_steps,
-        "epochs": c.ledger.num_epochs,
+        "reasons": list(run.decisions[0].reasons) if run.decisions else [],
+        "seconds": run.now_s - run.started_s,
+        "steps": run.ledger.num_steps,
+        "epochs": run.ledger.num_epochs,
     }
 
 

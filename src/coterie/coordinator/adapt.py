@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
-from coterie.coordinator.shares import step_s as latest_step_s
 from coterie.errors import JobError
-from coterie.world import Device, World
+from coterie.world import Device
 
 JUMP_LOG_RATIO = 0.5  # beyond a factor of 1.65 it is a change, not noise
 WEIGHT_OF_A_JUMP = 0.7
@@ -38,23 +36,3 @@ def observe(device: Device, batch: int, step_s: float) -> Device:
         overhead_s=device.overhead_s * scale,
         per_sample_s=device.per_sample_s * scale,
     )
-
-
-def worth_resharing(
-    world: World,
-    shares: Mapping[str, int],
-    new_shares: Mapping[str, int],
-    hysteresis: float = 0.05,
-) -> bool:
-    """Whether a step on `new_shares` is predicted to be faster by more than the hysteresis.
-
-    The hysteresis is a part of the new step's time: what keeps shares from following noise.
-
-    >>> fast, slow = Device("fast", 0.0, 0.001, 64), Device("slow", 0.0, 0.003, 64)
-    >>> world = World((fast, slow), (), batch=8, num_train=100)
-    >>> worth_resharing(world, {"fast": 4, "slow": 4}, {"fast": 6, "slow": 2})
-    True
-    """
-    now_s = latest_step_s(shares, world.devices)
-    then_s = latest_step_s(new_shares, world.devices)
-    return now_s > then_s * (1 + hysteresis)

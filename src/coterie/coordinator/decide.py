@@ -114,6 +114,9 @@ def _sentences(world: World) -> Iterator[Strategy]:
             yield recipes.diloco(num_steps)
             yield recipes.diloco_int8(num_steps)
         num_steps *= 2
+    once_an_epoch = math.ceil(world.num_train / world.batch)
+    if 1 < once_an_epoch < num_steps:
+        yield recipes.local_sgd(once_an_epoch)
 
 
 def _weigh(

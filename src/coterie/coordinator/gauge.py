@@ -35,6 +35,27 @@ class Flow:
 
 
 @dataclass
+class Pace:
+    """What a member reported of its own work over some rounds."""
+
+    num_samples: int = 0
+    num_steps: int = 0
+    num_rounds: int = 0
+    compute_s: float = 0.0
+    exchange_s: float = 0.0
+
+    @property
+    def batch(self) -> int:
+        """Mean samples of a step."""
+        return round(self.num_samples / max(1, self.num_steps))
+
+    @property
+    def step_s(self) -> float:
+        """Mean seconds of a step's own work."""
+        return self.compute_s / max(1, self.num_steps)
+
+
+@dataclass
 class Gauge:
     """Adds up intervals between commits; one that spans a change of conditions is left out.
 

@@ -77,7 +77,11 @@ class Ledger:
         return self.num_epochs + begun - under_way
 
     def grant(
-        self, shares: Mapping[str, int], every: int, num_rounds: int, last_epoch: float = float("inf")
+        self,
+        shares: Mapping[str, int],
+        every: int,
+        num_rounds: int,
+        last_epoch: float = float("inf"),
     ) -> Grant | None:
         """Lease the next rounds of the earliest epoch that has free samples; None if none is left.
 

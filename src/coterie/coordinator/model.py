@@ -1,8 +1,10 @@
 """What an option is predicted to bring: pure functions that read like their formulas.
 
 step_s            = max over members (aᵢ + cᵢ·bᵢ)
-round_s           = every · step_s + exchange_s
-samples_per_round = every · Σ bᵢ
+exchange_s        = price of the exchange + packing and opening + meeting_s as it was measured
+rounds            = ⌈num_train / (every · Σ bᵢ)⌉ in an epoch, the last one shorter
+samples_per_round = num_train / rounds
+round_s           = samples_per_round / Σ bᵢ · step_s + exchange_s
 survival          = exp(−Σ failures_per_sᵢ · round_s)
 goodput           = samples_per_round / round_s · efficiency · survival
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from coterie.coordinator.shares import equal_shares, step_s
@@ -22,15 +24,17 @@ from coterie.world import Device, Option, World
 if TYPE_CHECKING:
     from coterie.sync.chain import Strategy
 
+CODEC_S_PER_VALUE = 5e-9  # a prior: packing or opening a value on one core, until it is measured
 BYTES_PER_VALUE = 4  # vectors that travel or are averaged are float32
 
 
 def fit_device(name: str, timings: Sequence[tuple[int, float]], max_batch: int) -> Device:
     """The device whose steps took the (batch, seconds) of `timings`: t = a + c·b, a ≥ 0, c > 0.
 
-    Least squares through the median of each batch size, so that one slow step in three changes
-    nothing. Where times do not grow with the batch, or one size alone was timed, all of the
-    largest batch's time is put into c: the optimistic bound, until more is known.
+    Least squares through the midmean of each batch size: one slow step in three changes nothing,
+    yet under a quota, where steps take whole periods, the mean is what counts. Where times do not
+    grow with the batch, or one size alone was timed, all of the largest batch's time is put into
+    c: the optimistic bound, until more is known.
 
     >>> laptop = fit_device("laptop", [(8, 0.75), (8, 9.0), (8, 0.75), (32, 2.25)], max_batch=64)
     >>> laptop.overhead_s, laptop.per_sample_s
@@ -38,7 +42,7 @@ def fit_device(name: str, timings: Sequence[tuple[int, float]], max_batch: int) 
     """
     _check_timings(name, timings, max_batch)
     sizes = sorted({batch for batch, _ in timings})
-    times_s = [median(time_s for batch, time_s in timings if batch == size) for size in sizes]
+    times_s = [_midmean([time_s for batch, time_s in timings if batch == size]) for size in sizes]
     overhead_s, per_sample_s = _line(sizes, times_s)
     return Device(name, overhead_s, per_sample_s, max_batch)
 
@@ -49,26 +53,46 @@ def predict(world: World, layout: Layout, strategy: Strategy, shares: Mapping[st
     Devices without a share are no members: they neither meet nor tear a round by failing.
 
     >>> from coterie.sync import recipes
-    >>> world = World((Device("a", 0.25, 0.25, 64, failures_per_s=0.0),), (), 11, 1_000)
+    >>> world = World((Device("a", 0.25, 0.25, 64, failures_per_s=0.0),), (), 11, 1_100)
     >>> option = predict(world, Layout(("w",), ((10,),)), recipes.all_reduce(), {"a": 11})
     >>> option.round_s, option.exchange_s, option.survival
     (3.0, 0.0, 1.0)
     """
     members = {name: share for name, share in shares.items() if share > 0}
     cohort = world.only(tuple(members))
-    walk_s = strategy.every * step_s(members, world.devices)
-    exchange_s = strategy.price(layout, len(members), cohort.links)
-    round_s = walk_s + exchange_s
+    batch = sum(members.values())
+    num_rounds = math.ceil(world.num_train / (strategy.every * batch))
+    samples_per_round = world.num_train / num_rounds
+    exchange_s = _exchange_s(cohort, layout, strategy)
+    round_s = samples_per_round / batch * step_s(members, world.devices) + exchange_s
     failures_per_s = sum(device.failures_per_s for device in cohort.devices)
     return Option(
         strategy=repr(strategy),
         shares=members,
         round_s=round_s,
         exchange_s=exchange_s,
-        samples_per_round=strategy.every * sum(members.values()),
+        samples_per_round=samples_per_round,
         efficiency=strategy.keeps(),
         survival=math.exp(-failures_per_s * round_s),
     )
+
+
+def _exchange_s(cohort: World, layout: Layout, strategy: Strategy) -> float:
+    num_members = len(cohort.devices)
+    price_s = strategy.price(layout, num_members, cohort.links)
+    learned_s = cohort.meeting_s if num_members > 1 else 0.0
+    return price_s + codec_s(strategy, layout, num_members) + learned_s
+
+
+def codec_s(strategy: Strategy, layout: Layout, num_members: int) -> float:
+    """Seconds to pack one payload and to open everybody's; 0 where nothing is packed.
+
+    >>> from coterie.sync import recipes
+    >>> codec_s(recipes.all_reduce_int8(), Layout(("w",), ((1_000_000,),)), num_members=3)
+    0.02
+    """
+    num_passes = 1 + num_members if strategy.pack is not None else 0
+    return CODEC_S_PER_VALUE * strategy.narrowed(layout).size * num_passes
 
 
 def equal_option(world: World, layout: Layout, strategy: Strategy) -> Option:
@@ -135,6 +159,12 @@ def _line(sizes: Sequence[int], times_s: Sequence[float]) -> tuple[float, float]
         return mean_s - slope * mean_b, slope
     through_zero = sum(b * t for b, t in zip(sizes, times_s, strict=True))
     return 0.0, through_zero / sum(b * b for b in sizes)
+
+
+def _midmean(values: Sequence[float]) -> float:
+    """The mean of the middle half (Tukey 1977)."""
+    cut = -(-(len(values) - 1) // 4)
+    return fmean(sorted(values)[cut : len(values) - cut])
 
 
 def _check_timings(name: str, timings: Sequence[tuple[int, float]], max_batch: int) -> None:

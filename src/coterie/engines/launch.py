@@ -1,4 +1,4 @@
-"""The front door of a run: check the job, make its folder, start its processes, follow its events."""
+"""The front door of a run: check the job, make its folder, start it, follow its events."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _folder(job: Job, runs: Path, resume: Path | None) -> Path:
     return runs / f"{job.name}-{max(taken, default=1) + 1}"
 
 
-# -- many agents: a coordinating process of its own ---------------------------------------------------
+# -- many agents: a coordinating process of its own ----------------------------------------------
 
 
 def _follow(run: Path, resume: Path | None, show: Show) -> Result:
@@ -150,7 +150,7 @@ def _on_interrupt(call: Callable[..., None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# -- one agent: in this process ----------------------------------------------------------------------
+# -- one agent: in this process ------------------------------------------------------------------
 
 
 def alone(job: Job, setup: Setup, runs: Path, resume: Path | None, show: Show) -> Result:

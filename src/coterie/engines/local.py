@@ -1,7 +1,7 @@
 """Agents as processes of this machine, and the process that coordinates them.
 
-Run as `python -m coterie.engines.local RUN`: the folder's job.yaml says what to do, its events.jsonl
-what happened. Loads no torch.
+Run as `python -m coterie.engines.local RUN`: the folder's job.yaml says what to do, its
+events.jsonl what happened. Loads no torch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
 from coterie.config import Job, load_job
 from coterie.coordinator.account import summary
-from coterie.coordinator.coordinator import Coordinator, Resume
+from coterie.coordinator.coordinator import Coordinator
+from coterie.coordinator.run import Resume
 from coterie.engines.throttle import DutyCycle, Throttle, choose
 from coterie.errors import CheckpointError, CoterieError
 from coterie.machine import cores
@@ -37,7 +36,7 @@ from coterie.watch.events import EventLog, audit, read
 TICK_S = 0.1
 BEAT_S = 2.0
 MAX_RESTARTS = 3
-THROTTLED_PART = 0.65  # of the machine's cores, for all throttled agents: the rest is ours
+THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the rest is ours
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -68,9 +67,8 @@ class LocalAgents:
         names = [f"agent-{i}" for i in range(num)]
         throttles = choose(dict(zip(names, self._cores(num), strict=True)))
         for name in names:
-            self.processes[name] = Process(
-                name, self._spawn(name, throttles[name]), throttles[name]
-            )
+            spawned = self._spawn(name, throttles[name])
+            self.processes[name] = Process(name, spawned, throttles[name])
 
     def _cores(self, num: int) -> list[float | None]:
         speeds = self.job.agents.speeds
@@ -79,11 +77,16 @@ class LocalAgents:
         granted = THROTTLED_PART * cores()
         return [granted * speed / sum(speeds) for speed in speeds]
 
+    def _num_threads(self) -> int:
+        """Each agent's part of the cores; one if throttled, for threads that wait burn a quota."""
+        throttled = self.job.agents.speeds is not None
+        return 1 if throttled else max(1, int(cores()) // int(self.job.agents.local))
+
     def _spawn(self, name: str, throttle: Throttle | None) -> subprocess.Popen[bytes]:
         duty = throttle.duty if throttle else DutyCycle(1.0)
         command = [sys.executable, "-m", "coterie.cli", "join", self.endpoint]
         command += ["--key", str(self.run / "join.key"), "--name", name, "--with-parent"]
-        command += ["--duty", str(duty.fraction)]
+        command += ["--duty", str(duty.fraction), "--threads", str(self._num_threads())]
         with (self.run / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -145,14 +148,11 @@ class Host:
         """Run to the end; the exit code."""
         try:
             with _wakeups(self._signalled) as bell:
-                poller = zmq.Poller()
-                poller.register(self._server.socket, zmq.POLLIN)
-                poller.register(bell, zmq.POLLIN)
                 self._tell_run()
                 self._agents.start()
                 self.coordinator.start(time.time())
-                while not self.coordinator.done:
-                    poller.poll(1000 * TICK_S)
+                while not self.coordinator.run.done:
+                    self._server.wait(TICK_S, bell)
                     _empty(bell)
                     self._hear()
                     self._reap()
@@ -184,7 +184,7 @@ class Host:
                 self._flush()
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
-        if hello.name in self.coordinator.members:
+        if hello.name in self.coordinator.run.members:
             return  # an impostor, or a restart that is faster than the news of the death
         self._identities[hello.name] = identity
         self._names = {i: n for n, i in self._identities.items()}
@@ -194,16 +194,18 @@ class Host:
         after_s = drill.restart_after_s if drill else 1.0
         for name, code in self._agents.reap(time.time(), after_s):
             reason = f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
-            if self.coordinator.plan is None and self._agents.processes[name].num_starts > 1:
-                self.coordinator.fail(f"{name} {reason} while starting; see {self._run / name}.log")
+            if self.coordinator.run.plan is None and self._agents.processes[name].num_starts > 1:
+                self.coordinator.run.fail(
+                    f"{name} {reason} while starting; see {self._run / name}.log"
+                )
             self.coordinator.lost(name, reason, time.time())
 
     def _drill(self) -> None:
         """The rehearsed failure of a demo: at a random moment after its fraction of the run."""
         drill, now_s = self.job.drill, time.time()
-        if drill is None or self.coordinator.plan is None:
+        if drill is None or self.coordinator.run.plan is None:
             return
-        if self._kill_at_s is None and self.coordinator.fraction() >= drill.at:
+        if self._kill_at_s is None and self.coordinator.run.fraction() >= drill.at:
             self._kill_at_s = now_s + random.Random(self.job.seed).random()
         if self._kill_at_s is not None and now_s >= self._kill_at_s:
             self._kill_at_s = float("inf")
@@ -219,7 +221,7 @@ class Host:
 
     def _flush(self) -> None:
         """Carry out what the coordinator laid out: events, messages, checkpoints."""
-        c = self.coordinator
+        c = self.coordinator.run
         if c.layout is not None and not self._told_task:
             self._told_task = True
             num_train, size = c.ledger.num_train, c.layout.size
@@ -248,7 +250,7 @@ class Host:
             "run",
             name=self._run.name,
             folder=str(self._run),
-            agents=self.coordinator.num_agents,
+            agents=self.coordinator.run.num_agents,
             batch=self.job.batch,
             strategy=self.job.strategy,
             until=self.job.until,
@@ -266,10 +268,11 @@ class Host:
             return
         self._unsaved = ""
         num_bytes, seconds = sum(map(len, files.values())), time.perf_counter() - began_s
-        self._log.write("checkpoint", step=step, path=str(path), num_bytes=num_bytes, seconds=seconds)
+        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds}
+        self._log.write("checkpoint", path=str(path), **told)
 
     def _end(self) -> int:
-        c = self.coordinator
+        c = self.coordinator.run
         self._flush()
         failure = c.failure or self._unsaved
         code = FAILED if failure and c.plan else REFUSED if failure else DONE

@@ -20,7 +20,8 @@ from coterie.agents.snapshot import Snapshot, state_file
 from coterie.agents.worker import Worker
 from coterie.config import Job
 from coterie.coordinator.account import summary
-from coterie.coordinator.coordinator import Checkpoint, Coordinator, Resume
+from coterie.coordinator.coordinator import Coordinator
+from coterie.coordinator.run import Checkpoint, Resume
 from coterie.errors import Torn
 from coterie.sync.exchanges import Payload, Reduce
 from coterie.transport import messages as say
@@ -97,15 +98,15 @@ class Simulation:
         """Play until the run is done, or until `limit_s` of virtual time."""
         self.coordinator.start(0.0)
         self._beat()
-        while self._queue and not self.coordinator.done and self._now_s < limit_s:
+        while self._queue and not self.coordinator.run.done and self._now_s < limit_s:
             self._now_s, _, happen = heapq.heappop(self._queue)
             happen()
             self._flush()
         workers = {n: a.worker for n, a in self._agents.items() if a.worker is not None}
-        figures = summary(self.coordinator)
+        figures = summary(self.coordinator.run)
         return Outcome(self.events, figures, self.checkpoints, workers, self._now_s)
 
-    # -- time ----------------------------------------------------------------------------------------
+    # -- time -------------------------------------------------------------------------------------
 
     def _after(self, seconds: float, happen: Callable[[], None]) -> None:
         self._num_scheduled += 1
@@ -118,7 +119,7 @@ class Simulation:
         self._after(0.25, self._beat)
 
     def _flush(self) -> None:
-        c = self.coordinator
+        c = self.coordinator.run
         for kind, fields in c.log:
             seq = len(self.events)
             self.events.append({"seq": seq, "time_s": self._now_s, "kind": kind, **fields})
@@ -129,7 +130,7 @@ class Simulation:
         c.outbox.clear()
         c.checkpoints.clear()
 
-    # -- agents --------------------------------------------------------------------------------------
+    # -- agents -----------------------------------------------------------------------------------
 
     def _start(self, device: Device) -> None:
         self._agents[device.name] = Agent(device)
@@ -149,9 +150,7 @@ class Simulation:
         self._hub.withdraw(fault.member)
         self._tear(fault.member)
         reason = "killed"
-        self._after(
-            DETECT_S, lambda: self.coordinator.lost(fault.member, reason, self._now_s)
-        )
+        self._after(DETECT_S, lambda: self.coordinator.lost(fault.member, reason, self._now_s))
         if fault.back_after_s is not None:
             device = self._world.device(fault.member)
             self._after(fault.back_after_s, lambda: self._start(device))
@@ -207,7 +206,7 @@ class Simulation:
         agent.life = worker.live()
         self._resume(name, None)
 
-    # -- effects -------------------------------------------------------------------------------------
+    # -- effects ----------------------------------------------------------------------------------
 
     def _resume(self, name: str, answer: Any) -> None:
         """Carry a worker on until it waits for time or for others."""
@@ -225,7 +224,8 @@ class Simulation:
                 case do.Now():
                     answer = self._now_s
                 case do.Tell(message):
-                    answer = self._tell(name, message)
+                    self._tell(name, message)
+                    answer = None
                 case do.Hear() if agent.inbox:
                     answer = agent.inbox.popleft()
                 case do.Hear():

@@ -120,7 +120,8 @@ class Solo:
         self._scored_s = time.time()
         self._score_s = self._scored_s - began_s
         num_steps = self.learner.num_steps
-        self._tell("scores", round=num_steps, metrics=self.metrics, seconds=self._score_s, member=NAME)
+        figures = {"metrics": self.metrics, "seconds": self._score_s}
+        self._tell("scores", round=num_steps, member=NAME, **figures)
 
     def _save_or_warn(self) -> None:
         """A checkpoint on the way: one that cannot be written does not end the run."""
@@ -153,15 +154,16 @@ class Solo:
         files = snapshot.files(NAME)
         path = checkpoint.save(self.run, learner.num_steps, files, meta, self.job.keep_checkpoints)
         self._saved_s = time.time()
-        num_bytes = sum(map(len, files.values()))
-        seconds = self._saved_s - began_s
-        self._tell("checkpoint", step=learner.num_steps, path=str(path), num_bytes=num_bytes, seconds=seconds)
+        figures = {"num_bytes": sum(map(len, files.values())), "seconds": self._saved_s - began_s}
+        self._tell("checkpoint", step=learner.num_steps, path=str(path), **figures)
         return path
 
-    # -- what is told --------------------------------------------------------------------------------
+    # -- what is told -----------------------------------------------------------------------------
 
-    def _tell(self, kind: str, **fields: Any) -> None:
-        self.show(self._log.write(kind, **fields))
+    def _tell(self, kind: str, **fields: Any) -> dict[str, Any]:
+        event = self._log.write(kind, **fields)
+        self.show(event)
+        return event
 
     def _announce(self) -> None:
         self._began_s = self._saved_s = self._told_s = self._scored_s = time.time()
@@ -177,8 +179,8 @@ class Solo:
         )
         self._tell("agent", member=NAME, state="ready")
         reason = "One device needs no agreement: its own optimizer steps on its own gradients."
-        self._tell("decision", number=1, cause="one agent", reasons=[reason], rejected=[],
-                   chosen={"strategy": "plain torch loop", "shares": {NAME: self.job.batch}})  # fmt: skip
+        chosen = {"strategy": "plain torch loop", "shares": {NAME: self.job.batch}}
+        self._tell("decision", number=1, cause="one agent", chosen=chosen, reasons=[reason])
 
     def _progress(self, now_s: float) -> dict[str, Any]:
         elapsed_s = now_s - self._began_s
@@ -213,10 +215,10 @@ class Solo:
             "checkpoint": str(saved),
             "folder": str(self.run),
         }
-        self._tell("summary", **figures)
+        told = self._tell("summary", **figures)
         reason = self._reached(self.metrics)
         self._tell("stopped", reason=reason, ok=not self.interrupted, resumable=True)
-        return figures
+        return told
 
     def fail(self, reason: str) -> None:
         """The run cannot go on; what was saved before is kept."""

@@ -31,6 +31,7 @@ MAX_PERIOD_US = 1_000_000
 CLOSE_PATIENCE_S = 2.0
 CLOSE_POLL_S = 0.005
 PROBE_CORES = 0.01
+PERIOD_S = 0.005  # short: what an idle member saves up, and waits for when it meets, is a period
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ class CgroupThrottle:
     ...     throttle.close()
     """
 
-    def __init__(self, name: str, cores: float, period_s: float = 0.02, root: Path = ROOT) -> None:
+    def __init__(
+        self, name: str, cores: float, period_s: float = PERIOD_S, root: Path = ROOT
+    ) -> None:
         _check_name(name)
         limit = bandwidth_us(cores, period_s)
         granted = granted_cores(root)

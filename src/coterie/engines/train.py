@@ -1,4 +1,4 @@
-"""`coterie.train`: a run from Python, with objects where one process will do and names elsewhere."""
+"""`coterie.train`: a run from Python, on objects for one process and on names for many."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ beats while its main thread computes, and fills an inbox that a collective can b
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import deque
@@ -75,6 +76,7 @@ class ControlClient:
         self._context = zmq.Context()
         self._outgoing = self._context.socket(zmq.PUSH)
         self._outgoing.bind("inproc://outgoing")
+        self.given_up = ""  # why, if this end gave the coordinator up
         self._closing = threading.Event()
         self._thread = threading.Thread(
             target=self._serve, args=(endpoint, key, identity), daemon=True
@@ -102,8 +104,8 @@ class ControlClient:
         outgoing = self._context.socket(zmq.PULL)
         outgoing.connect("inproc://outgoing")
         poller = zmq.Poller()
-        for socket in (dealer, outgoing, monitor):
-            poller.register(socket, zmq.POLLIN)
+        for source in (dealer, outgoing, monitor):
+            poller.register(source, zmq.POLLIN)
         beat_at = heard_at = time.monotonic()
         while not self._closing.is_set() or outgoing.poll(0):
             ready = dict(poller.poll(max(1, int(1000 * (beat_at - time.monotonic())))))
@@ -132,6 +134,7 @@ class ControlClient:
             self.inbox.put(message)
 
     def _give_up(self, reason: str) -> None:
+        self.given_up = reason
         self.inbox.put(Stop(reason=reason, at_once=True))
 
 
@@ -145,14 +148,14 @@ class ControlServer:
         self._authenticator.configure_curve_callback(
             domain="*", credentials_provider=_OnlyKey(keys.join.agent_public)
         )
-        self.socket = self._context.socket(zmq.ROUTER)
-        self.socket.curve_server = True
-        self.socket.curve_secretkey = keys.server_secret
-        self.socket.router_handover = True
-        self.socket.linger = 1000
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.curve_server = True
+        self._socket.curve_secretkey = keys.server_secret
+        self._socket.router_handover = True
+        self._socket.linger = 1000
+        free = listen.endswith(":0")  # any port that is free
         try:
-            self.socket.bind(f"tcp://{listen.replace(':0', ':*')}" if listen.endswith(":0")
-                             else f"tcp://{listen}")  # fmt: skip
+            self._socket.bind(f"tcp://{listen.removesuffix(':0')}:*" if free else f"tcp://{listen}")
         except zmq.ZMQError as error:
             self.close()
             raise JobError(
@@ -163,12 +166,19 @@ class ControlServer:
     @property
     def endpoint(self) -> str:
         """host:port as bound."""
-        return self.socket.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
+        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
+
+    def wait(self, timeout_s: float, bell: socket.socket) -> None:
+        """Wait for a message, for a byte on `bell`, or for the timeout."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(bell, zmq.POLLIN)
+        poller.poll(int(1000 * timeout_s))
 
     def receive(self) -> tuple[bytes, Any] | None:
         """The next (identity, message), or None when nothing waits; raises BadMessage."""
         try:
-            identity, *frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return None
         try:
@@ -178,11 +188,11 @@ class ControlServer:
 
     def send(self, identity: bytes, message: Wire) -> None:
         """Send a message to an agent; one that is gone is not an error here."""
-        self.socket.send_multipart([identity, *encode(message)])
+        self._socket.send_multipart([identity, *encode(message)])
 
     def close(self) -> None:
         """Send what is queued, then close the port."""
-        self.socket.close(linger=1000)
+        self._socket.close(linger=1000)
         self._authenticator.stop()
         self._context.term()
 

@@ -20,6 +20,7 @@ from coterie.errors import Torn
 from coterie.transport.control import Inbox
 
 TIMEOUT_S = 60.0
+c10d: Any = dist  # torch ships no types for the stores and groups used here
 
 
 class GroupTransport:
@@ -30,11 +31,11 @@ class GroupTransport:
 
     def __init__(self, address: str, inbox: Inbox) -> None:
         self._inbox = inbox
-        self._device = dist.ProcessGroupGloo.create_device(hostname=address)
+        self._device = c10d.ProcessGroupGloo.create_device(hostname=address)
         listener = socket.create_server((address, 0))
         self.store_endpoint = f"{address}:{listener.getsockname()[1]}"
         self._stores = {
-            self.store_endpoint: dist.TCPStore(
+            self.store_endpoint: c10d.TCPStore(
                 host_name=address,
                 port=listener.getsockname()[1],
                 is_master=True,
@@ -42,7 +43,7 @@ class GroupTransport:
                 master_listen_fd=listener.detach(),
             )
         }
-        self._group: dist.ProcessGroupGloo | None = None
+        self._group: Any = None
 
     def form(self, number: int, rank: int, size: int, store: str) -> None:
         """Build the group of a term; raises Torn if a member does not come."""
@@ -52,18 +53,18 @@ class GroupTransport:
             raise Torn(f"term {number} was not formed")
         self._group = _result(built.result)
 
-    def _build(self, number: int, rank: int, size: int, store: str) -> dist.ProcessGroupGloo:
-        options = dist.ProcessGroupGloo._Options()
+    def _build(self, number: int, rank: int, size: int, store: str) -> Any:
+        options = c10d.ProcessGroupGloo._Options()
         options._timeout = timedelta(seconds=TIMEOUT_S)
         options._threads = 1  # one thread keeps every collective in the order it was asked
         options._devices = [self._device]
-        prefixed = dist.PrefixStore(f"term-{number}", self._store(store))
-        return dist.ProcessGroupGloo(prefixed, rank, size, options)
+        prefixed = c10d.PrefixStore(f"term-{number}", self._store(store))
+        return c10d.ProcessGroupGloo(prefixed, rank, size, options)
 
-    def _store(self, endpoint: str) -> dist.Store:
+    def _store(self, endpoint: str) -> Any:
         if endpoint not in self._stores:
             host, _, port = endpoint.rpartition(":")
-            self._stores[endpoint] = dist.TCPStore(
+            self._stores[endpoint] = c10d.TCPStore(
                 host_name=host,
                 port=int(port),
                 is_master=False,
@@ -74,23 +75,26 @@ class GroupTransport:
 
     def total(self, vector_N: Tensor) -> Tensor:
         """The sum of every member's vector, in place; bitwise the same on all."""
-        self._meet(self._alive().allreduce([vector_N]))
+        group = self._alive()
+        self._meet(lambda: group.allreduce([vector_N]))
         return vector_N
 
     def gather(self, vector_N: Tensor) -> list[Tensor]:
         """Every member's vector, in the order of ranks; all of one length."""
         group = self._alive()
         rows = [torch.empty_like(vector_N) for _ in range(group.size())]
-        self._meet(group.allgather([rows], [vector_N]))
+        self._meet(lambda: group.allgather([rows], [vector_N]))
         return rows
 
     def send(self, peer: int, vector_N: Tensor) -> None:
         """Send a vector to one member."""
-        self._pass(self._alive().send([vector_N], peer, 0))
+        group = self._alive()
+        self._pass(lambda: group.send([vector_N], peer, 0))
 
     def receive(self, peer: int, into_N: Tensor) -> Tensor:
         """Receive a vector of known length from one member."""
-        self._pass(self._alive().recv([into_N], peer, 0))
+        group = self._alive()
+        self._pass(lambda: group.recv([into_N], peer, 0))
         return into_N
 
     def leave(self) -> None:
@@ -102,20 +106,22 @@ class GroupTransport:
             del group
             threading.Thread(target=holder.clear, daemon=True).start()
 
-    def _alive(self) -> dist.ProcessGroupGloo:
+    def _alive(self) -> Any:
         if self._group is None:
             raise Torn("there is no group")
         return self._group
 
-    def _meet(self, work: dist.Work) -> None:
+    def _meet(self, begin: Callable[[], Any]) -> None:
+        work = _result(begin)
         future = work.get_future()
         future.add_done_callback(lambda _: self._inbox.ring())
         if not self._inbox.wait(future.done, TIMEOUT_S):
             raise Torn("a new membership broke off the meeting, or no member answered")
         _result(work.wait)
 
-    def _pass(self, work: dist.Work) -> None:
-        waiting = _InThread(work.wait, self._inbox)  # send and recv have no future on Gloo
+    def _pass(self, begin: Callable[[], Any]) -> None:
+        # Gloo has no future for send and recv, and may fail where they begin.
+        waiting = _InThread(lambda: begin().wait(), self._inbox)
         if not self._inbox.wait(waiting.done, TIMEOUT_S):
             raise Torn("a new membership broke off the exchange, or the peer does not answer")
         _result(waiting.result)

@@ -157,7 +157,7 @@ class Welcome(Wire):
 
 
 class Probe(Wire):
-    """Time single steps at each of these batch sizes, for about `seconds` each, on a scratch copy."""
+    """Time single steps at these batch sizes, for about `seconds` each, on a scratch copy."""
 
     kind: Literal["probe"] = "probe"
     sizes: tuple[int, ...]

@@ -1,0 +1,116 @@
+"""What is done between two rounds: measuring against other arms, scoring, saving."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coterie.coordinator.rounds import Wait, drained, issue, issued_steps
+from coterie.coordinator.run import Run, Saving
+from coterie.coordinator.shares import equal_shares
+from coterie.transport import messages as say
+
+EVALUATION_PART = 0.03  # of the time, at most
+EVALUATE_WITHIN_S = 60.0  # where an epoch takes longer than this
+WINDOW_S = 2.5  # of a comparison arm: short and often, for machines are noisy
+
+
+def compare(run: Run) -> Wait:
+    """Run the arms that the run is measured against: free solo steps, and equal shares."""
+    yield from drained(run)
+    for arm in run.job.baselines:
+        if run.torn or run.stopping:
+            break
+        yield from (alone(run) if arm == "solo" else equally(run))
+    run.gauge.mark("ours", len(run.decisions))
+
+
+def alone(run: Run) -> Wait:
+    """Every member steps freely on the whole batch, meeting nobody, on a scratch copy."""
+    run.gauge.mark("solo", 0)
+    before = {name: flow.num_rounds for name, flow in run.solo.items()}
+    run.tell_term(say.Probe(sizes=(run.job.batch,), seconds=WINDOW_S / 2))
+    yield (
+        lambda: (
+            run.torn
+            or all(
+                run.solo[n].num_rounds > before.get(n, 0)
+                for n in run.term.members
+                if n in run.members
+            )
+        )
+    )
+    solo_per_s = sum(run.members[n].solo_per_s for n in run.term.members if n in run.members)
+    run.event("window", arm="solo", per_s=solo_per_s, seconds=WINDOW_S / 2)
+
+
+def equally(run: Run) -> Wait:
+    """Train with equal shares for a while: real rounds, at the pace of the slowest."""
+    run.gauge.mark("equal", 0)
+    shares = equal_shares(run.job.batch, run.world.only(run.term.members).devices)
+    until_s = run.now_s + WINDOW_S
+    while run.now_s < until_s and not (run.torn or run.stopping or run.reached()):
+        first = issue(run, shares)
+        yield lambda first=first: run.torn or run.ledger.committed >= first - 1  # type: ignore[misc]
+    yield from drained(run)
+    flow = run.gauge.arms["equal"]
+    run.event("window", arm="equal", per_s=flow.per_s, seconds=flow.seconds)
+
+
+def evaluation_due(run: Run) -> bool:
+    """After an epoch or a while, unless scoring would take more than its part of the time."""
+    since_s = run.now_s - run.scored_s
+    if run.ledger.num_epochs <= run.scored_epoch and since_s < EVALUATE_WITHIN_S:
+        return False
+    cost_s = run.scores.seconds if run.scores else 0.0
+    return since_s >= cost_s / EVALUATION_PART
+
+
+def evaluate(run: Run) -> Wait:
+    """Have the fastest member score the agreed model at a boundary."""
+    yield from drained(run)
+    if run.torn or not run.term.members:
+        return
+    world = run.world.only(run.term.members)
+    fastest = min(world.devices, key=lambda d: (d.per_sample_s, d.name)).name
+    run.scores_wanted = run.ledger.committed
+    run.tell(fastest, say.Evaluate(term=run.term.number))
+    yield lambda: run.torn or (run.scores is not None and run.scores.round >= run.scores_wanted)
+    run.scored_s, run.scored_epoch = run.now_s, run.ledger.num_epochs
+
+
+def save_due(run: Run) -> bool:
+    """Once in a while, and only if anything was learned since."""
+    return (
+        run.saving is None
+        and run.now_s - run.saved_s >= run.job.checkpoint_every_s
+        and run.ledger.next_round - 1 > run.saved_round
+    )
+
+
+def save(run: Run) -> None:
+    """Ask every member for its state after the rounds given out; training goes on meanwhile."""
+    run.saved_s = run.now_s
+    ticket = run.ledger.next_round - 1
+    num_files = len(run.term.members) + 1
+    meta = _meta(run, ticket)
+    run.saving = Saving(ticket, meta["num_steps"], num_files, meta, say.Assembly())
+    for rank, name in enumerate(run.term.members):
+        run.tell(name, say.Save(term=run.term.number, ticket=ticket, whole=rank == 0))
+
+
+def _meta(run: Run, ticket: int) -> dict[str, Any]:
+    """What a checkpoint after round `ticket` holds beside the members' files."""
+    ledger, layout = run.ledger, run.layout
+    assert layout is not None
+    return {
+        "round": ticket,
+        "num_steps": issued_steps(run),
+        "num_epochs": ledger.num_epochs,
+        "num_train": ledger.num_train,
+        "free": {str(epoch): [list(span) for span in free] for epoch, free in ledger.free.items()},
+        "layout": {"names": list(layout.names), "shapes": [list(s) for s in layout.shapes]},
+        "strategy": repr(run.strategy),
+        "members": list(run.term.members),
+        "metrics": run.scores.metrics if run.scores else {},
+        "job": run.job.model_dump(by_alias=True, mode="json"),
+    }

@@ -1,0 +1,226 @@
+"""What each message changes in what is known of a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from coterie.coordinator.adapt import observe
+from coterie.coordinator.gauge import Flow, Pace
+from coterie.coordinator.ledger import Ledger
+from coterie.coordinator.members import Member, Pulse
+from coterie.coordinator.model import fit_device
+from coterie.coordinator.run import Checkpoint, Run
+from coterie.errors import JobError, TrainingError
+from coterie.leases import unlearned
+from coterie.transport import messages as say
+from coterie.types import Layout
+from coterie.world import Device, Link
+
+MEMORY_PART = 0.8  # of what is free on a machine, for all its agents together
+
+
+def hear(run: Run, name: str, message: Any) -> None:
+    """Take in what a member said. Raises CoterieError where the run cannot go on."""
+    match message:
+        case say.Hello():
+            _hello(run, message)
+        case say.Ready():
+            _ready(run, name, message)
+        case say.Refused():
+            _refused(run, name, message)
+        case say.Probed():
+            _probed(run, name, message)
+        case say.Linked():
+            _linked(run, name, message)
+        case say.TornRound():
+            _torn(run, message)
+        case say.Settled():
+            _settled(run, name, message)
+        case say.Report():
+            _report(run, name, message)
+        case say.Scores():
+            _scores(run, name, message)
+        case say.State():
+            _state(run, message)
+        case say.Failed():
+            raise TrainingError(message.reason)
+
+
+def _hello(run: Run, hello: say.Hello) -> None:
+    if hello.name in run.members:
+        run.tell(
+            hello.name, say.Stop(reason=f"an agent {hello.name} is here already", at_once=True)
+        )
+        return
+    state = "returned" if hello.name in run.known else "joined"
+    run.known.add(hello.name)
+    run.members[hello.name] = Member(hello, Pulse(run.now_s))
+    run.event("agent", member=hello.name, state=state, cores=hello.cores, pid=hello.pid)
+    files = dict(run.resume.files) if run.resume and not run.plan else {}
+    run.tell(
+        hello.name,
+        say.Welcome(job=run.job.model_dump(by_alias=True, mode="json"), num_files=len(files)),
+    )
+    for file, data in files.items():
+        for piece in say.pieces(-1, file, data):
+            run.tell(hello.name, piece)
+
+
+def _ready(run: Run, name: str, ready: say.Ready) -> None:
+    layout = Layout(ready.names, ready.shapes)
+    if run.layout is None:
+        _adopt(run, layout, ready.num_train)
+    elif (run.layout, run.ledger.num_train) != (layout, ready.num_train):
+        raise JobError(
+            f"expected the same model and data on every agent, found others on {name}; "
+            "give each machine the same code and dataset"
+        )
+    member = run.members[name]
+    member.ready, member.state = ready, "ready"
+    run.event("agent", member=name, state="ready", cores=member.hello.cores)
+    if run.probing:
+        run.tell(name, run.probe())
+
+
+def _adopt(run: Run, layout: Layout, num_train: int) -> None:
+    run.layout = layout
+    run.ledger = Ledger(num_train=num_train)
+    if run.resume:
+        ledger, meta = run.ledger, run.resume.meta
+        ledger.num_epochs, ledger.free = unlearned(meta, num_train)
+        ledger.committed = run.saved_round = meta["round"]
+        ledger.next_round = meta["round"] + 1
+        ledger.num_steps = meta["num_steps"]
+
+
+def _refused(run: Run, name: str, message: say.Refused) -> None:
+    if run.plan is None:
+        raise JobError(f"{name}: {message.reason}")
+    run.event("agent", member=name, state="refused", reason=message.reason)
+    del run.members[name]
+
+
+def _probed(run: Run, name: str, probed: say.Probed) -> None:
+    member = run.members[name]
+    if member.device is None:
+        member.device = _believe(run, name, probed)
+        member.state = "measured"
+    solo = run.solo.setdefault(name, Flow())
+    for batch, seconds in probed.timings:
+        if batch == max(b for b, _ in probed.timings):
+            solo.add(batch, 1, seconds)
+    member.solo_per_s = solo.per_s or 0.0
+    run.event("measured", member=name, solo_per_s=member.solo_per_s, **_device(member.device))
+
+
+def _believe(run: Run, name: str, probed: say.Probed) -> Device:
+    """What to believe of a device that timed itself: one that returns is much as it was."""
+    fresh = fit_device(name, probed.timings, _max_batch(run, name, probed))
+    known = run.beliefs.get(name)
+    if known is None:
+        return fresh
+    batch = max(batch for batch, _ in probed.timings)
+    return replace(observe(known, batch, fresh.step_s(batch)), max_batch=fresh.max_batch)
+
+
+def _max_batch(run: Run, name: str, probed: say.Probed) -> int:
+    """How many samples fit beside the model, of this agent's part of its machine's memory."""
+    mine = run.members[name].hello
+    host = mine.store.rpartition(":")[0]
+    beside = sum(m.hello.store.rpartition(":")[0] == host for m in run.members.values())
+    room = MEMORY_PART * mine.memory_bytes / beside - probed.fixed_bytes
+    return max(1, int(room / max(1.0, probed.bytes_per_sample)))
+
+
+def _linked(run: Run, name: str, linked: say.Linked) -> None:
+    for peer, latency_s, bytes_per_s in linked.links:
+        a, b = sorted((name, peer))
+        link = Link(a, b, latency_s, bytes_per_s)
+        run.links[frozenset((name, peer))] = link
+        run.event("link", **asdict(link))
+    run.linked.add(name)
+
+
+def _torn(run: Run, torn: say.TornRound) -> None:
+    if torn.term == run.term.number and not run.torn and run.torn_at_s is None:
+        run.torn_at_s = run.now_s
+
+
+def _settled(run: Run, name: str, settled: say.Settled) -> None:
+    if settled.term != run.term.number:
+        return
+    run.settled[name] = settled.round
+    run.healthy.add(name)
+    if settled.healed:
+        run.num_rejoined += 1
+        run.event(
+            "agent", member=name, state="rejoined", reason=f"healed in {settled.seconds:.2f} s"
+        )
+
+
+def _report(run: Run, name: str, report: say.Report) -> None:
+    for number in range(report.first_round, report.last_round + 1):
+        run.ledger.commit(number, report.cohort)
+    _measure(run, name, report)
+    if name == run.term.members[0]:
+        run.gauge.commit(run.now_s, run.ledger.num_samples, run.ledger.committed)
+    log_final(run)
+
+
+def _measure(run: Run, name: str, report: say.Report) -> None:
+    if report.num_samples:
+        run.loss_sum += report.loss * report.num_samples
+        run.num_losses += report.num_samples
+        run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
+    pace = run.paces.setdefault(name, Pace())
+    pace.num_samples += report.num_samples
+    pace.num_steps += report.num_steps
+    pace.num_rounds += report.last_round - report.first_round + 1
+    pace.compute_s += report.compute_s
+    pace.exchange_s += report.exchange_s
+    if report.gap_s:
+        pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())
+        if run.pauses:
+            run.pauses[-1][name] = pause_s
+        run.event("pause", member=name, seconds=pause_s)
+
+
+def log_final(run: Run) -> None:
+    final, finished = run.ledger.drain()
+    for number, done in final:
+        leases = {m: k.spans for m, k in done.leases.items() if k.num_samples}
+        run.event(
+            "committed",
+            term=run.term.number,
+            first_round=number,
+            last_round=number,
+            data_epoch=done.data_epoch,
+            leases=leases,
+        )
+    for data_epoch in finished:
+        run.epoch_loss = run.loss_sum / max(1, run.num_losses)
+        run.loss_sum, run.num_losses = 0.0, 0
+        run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
+
+
+def _scores(run: Run, name: str, scores: say.Scores) -> None:
+    run.scores = scores
+    run.event(
+        "scores", round=scores.round, metrics=scores.metrics, seconds=scores.seconds, member=name
+    )
+
+
+def _state(run: Run, piece: say.State) -> None:
+    saving = run.saving
+    if saving is None or piece.ticket != saving.ticket:
+        return
+    saving.assembly.add(piece)
+    if len(saving.assembly.files) == saving.num_files:
+        run.checkpoints.append(Checkpoint(saving.step, saving.assembly.files, saving.meta))
+        run.saved_round, run.saving = saving.ticket, None
+
+
+def _device(device: Device) -> dict[str, Any]:
+    fields = asdict(device)
+    return {k: fields[k] for k in ("overhead_s", "per_sample_s", "max_batch")}

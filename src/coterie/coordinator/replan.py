@@ -1,0 +1,136 @@
+"""When to decide anew, and what a decision changes; the choice itself is `decide`'s arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from coterie.coordinator import decide as choices
+from coterie.coordinator.account import as_event
+from coterie.coordinator.adapt import observe
+from coterie.coordinator.model import predict
+from coterie.coordinator.run import Run
+from coterie.coordinator.shares import exact_shares
+from coterie.sync.chain import Strategy
+from coterie.sync.recipes import parse
+from coterie.types import Layout
+from coterie.world import Decision
+
+RECONSIDER_S = 2.0  # between two looks at what was measured
+MIN_ROUNDS = 3  # before a measurement is believed
+LEARN = 0.5  # how much of a measured meeting is believed at once
+KEEP_GAIN = 0.05  # a change must promise this much more
+
+
+def choose(run: Run, cause: str) -> None:
+    """Decide on what is believed now, and make it the plan from the next block on."""
+    if run.stopping or run.torn:
+        return
+    asked = None if run.job.strategy == "auto" else (parse(run.job.strategy),)
+    assert run.layout is not None
+    number = len(run.decisions) + 1
+    best = choices.decide(run.world, run.layout, number, cause, asked or closures(run))
+    decision = steady(best, run.layout, run.strategy)
+    close_decision(run)
+    run.decisions.append(decision)
+    adopt(run, decision)
+    run.event("decision", **as_event(decision))
+
+
+def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> Decision:
+    """The decision, unless staying as we are, all together, is about as good.
+
+    What is measured is noisy: neither the strategy under way nor a member is given up for less.
+    """
+    best, world = decision.chosen, decision.world
+    strategy = under_way or parse(best.strategy)
+    same = predict(world, layout, strategy, exact_shares(world.batch, world.devices))
+    gain = best.goodput_per_s / same.goodput_per_s - 1
+    if gain >= KEEP_GAIN or same == best:
+        return decision
+    reason = (
+        f"{best.strategy} on {', '.join(best.shares)} would bring {gain:.1%} more, less than the "
+        f"{KEEP_GAIN:.0%} that a change must promise: {same.strategy} on "
+        f"{', '.join(same.shares)} it is."
+    )
+    pace = f"It takes {1e3 * same.round_s:.1f} ms a round: {same.throughput_per_s:,.0f} samples/s."
+    return replace(
+        decision, chosen=same, rejected=(best, *decision.rejected), reasons=(reason, pace)
+    )
+
+
+def closures(run: Run) -> Sequence[Strategy] | None:
+    """The sentences an optimizer can follow: one that needs a closure cannot take a gradient."""
+    if not any(m.ready and m.ready.needs_closure for m in run.members.values()):
+        return None
+    return [s for s in choices.candidates(run.world) if s.walks]
+
+
+def adopt(run: Run, decision: Decision) -> None:
+    """Make a decision the plan from the next block on."""
+    option = decision.chosen
+    run.plan, run.strategy = option, parse(option.strategy)
+    run.left_out = {d.name for d in decision.world.devices} - option.shares.keys()
+    if len(option.shares) == run.num_agents or run.full_plan is None:
+        run.full_plan = option
+    run.gauge.mark("ours" if everyone(run) else "fewer", decision.number)
+
+
+def everyone(run: Run) -> bool:
+    """Whether every agent of the job is at work, but for those left out on purpose."""
+    planned = run.left_out | (run.plan.shares.keys() if run.plan else set())
+    return len(run.members) == run.num_agents and run.members.keys() == planned
+
+
+def close_decision(run: Run) -> None:
+    """Tell what the decision under way came to against what it promised."""
+    if not run.decisions:
+        return
+    decision = run.decisions[-1]
+    achieved = run.gauge.decisions[decision.number]
+    if achieved.round_s and achieved.per_s and achieved.num_rounds >= 3:
+        predicted = decision.chosen
+        run.event(
+            "outcome",
+            decision=decision.number,
+            predicted_round_s=predicted.round_s,
+            achieved_round_s=achieved.round_s,
+            predicted_per_s=predicted.throughput_per_s,
+            achieved_per_s=achieved.per_s,
+            error=predicted.throughput_per_s / achieved.per_s - 1,
+        )
+
+
+def reconsider(run: Run) -> bool:
+    """Fold in what was measured, and decide anew if that promises a clear gain; whether it did."""
+    if run.plan is None or run.now_s < run.reconsidered_s + RECONSIDER_S:
+        return False
+    run.reconsidered_s = run.now_s
+    fold(run)
+    world, layout, strategy = run.world, run.layout, run.strategy
+    assert layout is not None
+    assert strategy is not None
+    asked = None if run.job.strategy == "auto" else (strategy,)
+    best = choices.decide(world, layout, 0, "", asked or closures(run)).chosen
+    now = predict(world.only(run.term.members), layout, strategy, run.plan.shares)
+    if best.goodput_per_s < (1 + KEEP_GAIN) * now.goodput_per_s:
+        return False
+    choose(run, "measured speeds have changed")
+    return True
+
+
+def fold(run: Run) -> None:
+    """Believe a little more of what members reported, and begin to listen anew."""
+    paces = {name: p for name, p in run.paces.items() if p.num_rounds >= MIN_ROUNDS}
+    for name, pace in paces.items():
+        member = run.members.get(name)
+        if member is not None and member.device is not None and pace.batch and pace.compute_s:
+            member.device = observe(member.device, pace.batch, pace.step_s)
+        waits_s = pace.exchange_s / pace.num_rounds
+        run.event("pace", member=name, batch=pace.batch, step_s=pace.step_s, exchange_s=waits_s)
+        del run.paces[name]
+    if len(paces) > 1 and run.plan is not None:
+        # Whoever comes last does not wait for others: its exchange is the meeting itself.
+        meeting_s = min(pace.exchange_s / pace.num_rounds for pace in paces.values())
+        priced_s = run.plan.exchange_s - run.meeting_s
+        run.meeting_s += LEARN * (max(0.0, meeting_s - priced_s) - run.meeting_s)

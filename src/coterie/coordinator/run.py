@@ -1,0 +1,179 @@
+"""One run as the coordinator knows it: who is here, what is believed, what is to be said.
+
+No sockets, clocks or files: messages, events and checkpoints are laid out in lists, for whoever
+drives the coordinator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coterie.config import Job
+from coterie.coordinator.gauge import Flow, Gauge, Pace
+from coterie.coordinator.ledger import Ledger
+from coterie.coordinator.members import Member
+from coterie.sync.chain import Strategy
+from coterie.transport import messages as say
+from coterie.types import Layout
+from coterie.world import Decision, Device, Link, Option, World
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A checkpoint to go on from."""
+
+    files: Mapping[str, bytes]
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint for the driver to write."""
+
+    step: int
+    files: Mapping[str, bytes]
+    meta: Mapping[str, Any]
+
+
+@dataclass
+class Saving:
+    """A checkpoint whose pieces are still coming in."""
+
+    ticket: int
+    step: int
+    num_files: int
+    meta: dict[str, Any]
+    assembly: say.Assembly
+
+
+class Run:
+    """What is known of a run, and what is laid out to be done about it."""
+
+    def __init__(self, job: Job, num_agents: int, resume: Resume | None = None) -> None:
+        self.job, self.num_agents, self.resume = job, num_agents, resume
+        self._lay_out()
+        self._know_members()
+        self._know_progress()
+
+    def _lay_out(self) -> None:
+        self.outbox: list[tuple[str, say.Wire]] = []
+        self.log: list[tuple[str, dict[str, Any]]] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.stopping = ""  # why the run ends early, and resumably
+        self.failure = ""
+        self.leaving = False  # everybody has been told to go
+        self.done = False
+
+    def _know_members(self) -> None:
+        self.members: dict[str, Member] = {}
+        self.known: set[str] = set()  # every name that was ever here
+        self.beliefs: dict[str, Device] = {}  # of machines that left, should they return
+        self.healthy: set[str] = set()  # members that hold the agreed state
+        self.left_out: set[str] = set()  # by the plan
+        self.term = say.Term(number=0, members=(), store="")
+        self.settled: dict[str, int] = {}  # by member of the term: the round it stands on
+        self.torn = False  # a member of the term is gone, or its meeting broke off
+        self.torn_at_s: float | None = None
+        self.layout: Layout | None = None
+        self.links: dict[frozenset[str], Link] = {}
+        self.linked: set[str] = set()
+
+    def _know_progress(self) -> None:
+        self.now_s = self.started_s = self.began_s = 0.0
+        self.ledger = Ledger(num_train=0)
+        self.gauge = Gauge()
+        self.solo: dict[str, Flow] = {}  # by member: free steps on the whole batch
+        self.probing = False  # members are told to time themselves as soon as they are ready
+        self.plan: Option | None = None
+        self.full_plan: Option | None = None  # the last one with every agent in it
+        self.strategy: Strategy | None = None
+        self.decisions: list[Decision] = []
+        self.reconsidered_s = 0.0
+        self.paces: dict[str, Pace] = {}  # by member, since it was last folded into a belief
+        self.meeting_s = 0.0  # see World.meeting_s
+        self.scores: say.Scores | None = None
+        self.scored_s, self.scored_epoch, self.scores_wanted = 0.0, 0, 0
+        self.saving: Saving | None = None
+        self.saved_s, self.saved_round = 0.0, 0  # the newest round that a checkpoint holds
+        self.loss: float | None = None
+        self.loss_sum, self.num_losses = 0.0, 0  # of the epoch under way
+        self.epoch_loss: float | None = None  # of the newest epoch that was learned whole
+        self.pauses: list[dict[str, float]] = []  # by survivor, of each loss
+        self.num_kills = self.num_rejoined = 0
+
+    # -- what it knows ----------------------------------------------------------------------------
+
+    @property
+    def world(self) -> World:
+        """What is believed of the measured agents and of the links among them."""
+        devices = [m.device for m in self.members.values() if m.device is not None]
+        names = frozenset(device.name for device in devices)
+        links = [link for link in self.links.values() if link.joins(names)]
+        return World(
+            tuple(sorted(devices, key=lambda d: d.name)),
+            tuple(sorted(links, key=lambda k: (k.a, k.b))),
+            self.job.batch,
+            self.ledger.num_train,
+            self.meeting_s,
+        )
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the first plan."""
+        return self.now_s - self.began_s if self.plan else 0.0
+
+    def fraction(self) -> float:
+        """How far the run is, 0..1, by the first of its limits; metrics alone say nothing ahead."""
+        done = {
+            "epochs": self.ledger.epochs_done,
+            "steps": float(self.ledger.num_steps),
+            "minutes": self.elapsed_s / 60,
+        }
+        limits = [done[key] / limit for key, limit in self.job.until.items() if key in done]
+        return min(1.0, max(limits, default=0.0))
+
+    def reached(self) -> str:
+        """Which limit or metric of `until` is reached; empty while none is."""
+        metrics = self.scores.metrics if self.scores else {}
+        for key, limit in self.job.until.items():
+            if key in metrics and metrics[key] >= limit:
+                return f"{key} {metrics[key]:.4g} reached {limit:g}"
+        if self.fraction() >= 1.0:
+            return f"{' or '.join(self.job.until)} reached"
+        return ""
+
+    def probe(self, seconds: float = 0.6) -> say.Probe:
+        """The order to time steps at two batch sizes."""
+        sizes = {max(1, self.job.batch // 8), max(2, self.job.batch)}
+        return say.Probe(sizes=tuple(sorted(sizes)), seconds=seconds)
+
+    def fail(self, reason: str) -> None:
+        """End now; what was saved before is kept."""
+        if not self.failure and not self.done:
+            self.failure = reason
+            self.event("error", text=reason)
+            self.tell_all(say.Stop(reason=reason, at_once=True))
+            self.done = True
+
+    # -- what it says -----------------------------------------------------------------------------
+
+    def tell(self, name: str, message: say.Wire) -> None:
+        """Lay out a message to one agent."""
+        self.outbox.append((name, message))
+
+    def tell_all(self, message: say.Wire) -> None:
+        """Lay out a message to every agent that is here."""
+        for name in self.members:
+            self.tell(name, message)
+
+    def tell_term(self, message: say.Wire) -> None:
+        """Lay out a message to every living member of the term."""
+        for name in self.term.members:
+            if name in self.members:
+                self.tell(name, message)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Lay out an event for the run's log."""
+        self.log.append((kind, fields))

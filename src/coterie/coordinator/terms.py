@@ -1,0 +1,86 @@
+"""Membership: who forms the group from now on, after a death or at a boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+
+from coterie.coordinator.replan import choose
+from coterie.coordinator.rounds import Wait, drained
+from coterie.coordinator.run import Run
+from coterie.errors import TrainingError
+from coterie.transport import messages as say
+
+
+def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
+    """Name a new membership, and wait until its members have built their group and agree."""
+    living = [name for name in members if name in run.members]
+    if not living:
+        raise TrainingError("expected a member that holds the trained model, found that all died")
+    run.torn, run.torn_at_s = False, None
+    run.settled.clear()
+    run.term = say.Term(
+        number=run.term.number + 1,
+        members=tuple(living),
+        store=run.members[living[0]].hello.store,
+        at_once=at_once,
+    )
+    run.event("term", number=run.term.number, members=list(living))
+    run.tell_all(run.term)
+    yield lambda: run.torn or run.settled.keys() >= set(run.term.members)
+
+
+def link_up(run: Run) -> Wait:
+    """Have the members of the term probe the links among them, where one is not known yet."""
+    pairs = {frozenset(pair) for pair in combinations(run.term.members, 2)}
+    if run.torn or pairs <= run.links.keys():
+        return
+    run.linked.clear()
+    run.tell_term(say.ProbeLinks(term=run.term.number))
+    yield lambda: run.torn or bool(run.stopping) or run.linked >= set(run.term.members)
+
+
+def regroup(run: Run) -> Wait:
+    """Members are gone: the healthy ones settle on a round, and what the dead held is free."""
+    run.pauses.append({})
+    healthy = [name for name in run.term.members if name in run.healthy]
+    before = set(run.term.members)
+    yield from new_term(run, healthy, at_once=True)
+    if run.torn:
+        return
+    run.ledger.settle(next(iter(run.settled.values())), run.term.members)
+    yield from link_up(run)
+    lost = sorted(before - set(run.term.members))
+    choose(run, f"{' and '.join(lost)} was lost" if lost else "a meeting broke off")
+    yield from keep_membership(run)
+
+
+def newcomers(run: Run) -> list[str]:
+    """Measured agents that are not in the term, and were not left out on purpose."""
+    return [
+        name
+        for name, member in sorted(run.members.items())
+        if member.device and name not in run.term.members and name not in run.left_out
+    ]
+
+
+def grow(run: Run) -> Wait:
+    """Take newcomers in at a boundary: they heal from the freshest member."""
+    arriving = newcomers(run)
+    yield from drained(run)
+    if run.torn:
+        return
+    yield from new_term(run, [*run.term.members, *arriving], at_once=False)
+    yield from link_up(run)
+    if not run.torn:
+        choose(run, f"{' and '.join(arriving)} came in")
+        yield from keep_membership(run)
+
+
+def keep_membership(run: Run) -> Wait:
+    """If the plan wants others than the term has, name a term of those."""
+    while run.plan and not (run.torn or run.stopping):
+        if set(run.term.members) == run.plan.shares.keys():
+            return
+        wanted = sorted(run.plan.shares, key=lambda m: (m not in run.term.members, m))
+        yield from new_term(run, wanted, at_once=False)
