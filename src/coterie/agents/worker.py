@@ -19,6 +19,7 @@ from coterie.agents.learner import Learner
 from coterie.agents.measure import probe_links, probe_steps
 from coterie.agents.snapshot import MODEL_FILE, Snapshot
 from coterie.agents.stream import Stream
+from coterie.agents.tally import Contribution, Tally
 from coterie.errors import CoterieError, Torn, TrainingError
 from coterie.leases import Lease
 from coterie.sync.chain import Strategy
@@ -30,7 +31,6 @@ from coterie.transport.messages import (
     Failed,
     Probe,
     ProbeLinks,
-    Report,
     Save,
     Scores,
     Settled,
@@ -46,37 +46,6 @@ REPORT_S = 0.25  # short rounds are told together
 
 class Stopped(CoterieError):
     """The coordinator ended the run."""
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """What a member brings to one round; kept until the round is committed, whoever leaves."""
-
-    round: int
-    num_samples: int
-    num_steps: int
-    loss_sum: float
-    compute_s: float
-    own_N: Tensor
-    payload: Tensor
-    memory: tuple[Any, ...]
-    anchor_N: Tensor | None  # where the walk began; None where gradients travel
-
-
-@dataclass
-class Tally:
-    """What was done since the last report."""
-
-    first_round: int = 0
-    last_round: int = 0
-    cohort: tuple[str, ...] = ()
-    num_samples: int = 0
-    num_steps: int = 0
-    loss_sum: float = 0.0
-    compute_s: float = 0.0
-    exchange_s: float = 0.0
-    gap_s: float = 0.0
-    since_s: float = 0.0
 
 
 @dataclass
@@ -174,7 +143,7 @@ class Worker:
 
     def _skip(self, number: int) -> None:
         assert self._contribution is not None
-        self._count(self._contribution)
+        self._tally.count(self._contribution, self._cohort)
         self.round, self._contribution = number, None
 
     def _learn(self, number: int, data_epoch: int, lease: Lease) -> do.Life[Contribution]:
@@ -252,38 +221,15 @@ class Worker:
         if self._torn_at_s is not None and self._committed_at_s is not None:
             self._tally.gap_s, self._torn_at_s = now_s - self._committed_at_s, None
         self._committed_at_s = now_s
-        self._count(mine)
+        self._tally.count(mine, self._cohort)
         if now_s - self._tally.since_s > REPORT_S or self._tally.gap_s:
             yield from self._report()
 
-    def _count(self, mine: Contribution) -> None:
-        tally = self._tally
-        tally.first_round = tally.first_round or mine.round
-        tally.last_round, tally.cohort = mine.round, self._cohort
-        tally.num_samples += mine.num_samples
-        tally.num_steps += mine.num_steps
-        tally.loss_sum += mine.loss_sum
-        tally.compute_s += mine.compute_s
-
     def _report(self) -> do.Life[None]:
-        tally = self._tally
-        now_s = yield do.Now()
-        self._tally = Tally(since_s=now_s)
-        if tally.last_round:
-            yield do.Tell(
-                Report(
-                    term=self.term.number,
-                    first_round=tally.first_round,
-                    last_round=tally.last_round,
-                    cohort=tally.cohort,
-                    num_samples=tally.num_samples,
-                    num_steps=tally.num_steps,
-                    loss=tally.loss_sum / max(1, tally.num_samples),
-                    compute_s=tally.compute_s,
-                    exchange_s=tally.exchange_s,
-                    gap_s=tally.gap_s,
-                )
-            )
+        report = self._tally.report(self.term.number)
+        self._tally = Tally(since_s=(yield do.Now()))
+        if report is not None:
+            yield do.Tell(report)
 
     # -- membership -------------------------------------------------------------------------------
 
