@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coterie.errors import CoterieError
 from coterie.leases import cut_block
-from coterie.watch.events import Audit, EventLog, audit, duration, follow, happening, read
+from coterie.watch.events import Audit, EventLog, audit, follow, read
 
 
 @pytest.fixture
@@ -201,58 +201,14 @@ def test_an_epoch_of_unknown_size_cannot_be_audited() -> None:
         audit([{"kind": "run"}, {"kind": "epoch", "data_epoch": 0}])
 
 
-@pytest.mark.parametrize(
-    ("event", "label", "text"),
-    [
-        (
-            {"kind": "run", "name": "digits", "agents": ["a", "b"], "until": {"accuracy": 0.97}},
-            "run",
-            "digits, 2 agents, until accuracy 0.97",
-        ),
-        (
-            {"kind": "agent", "member": "pi", "state": "lost", "reason": "its process ended"},
-            "lost",
-            "pi: its process ended",
-        ),
-        (
-            {"kind": "decision", "cause": "pi was lost", "chosen": {"shares": {"a": 9, "b": 0}}},
-            "decision",
-            "a 9 (pi was lost)",
-        ),
-        (
-            {"kind": "outcome", "predicted_round_s": 0.5, "achieved_round_s": 0.55},
-            "outcome",
-            "500 ms a round predicted, 550 ms achieved (+10 %)",
-        ),
-        (
-            {"kind": "checkpoint", "step": 1200, "num_bytes": 12_300_000, "seconds": 0.21},
-            "checkpoint",
-            "step 1,200, 12.3 MB in 210 ms",
-        ),
-    ],
-)
-def test_events_in_words(event: dict[str, Any], label: str, text: str) -> None:
-    told = happening(event)
-    assert told is not None
-    assert (told.label, told.text) == (label, text)
+def test_what_a_resumed_run_does_again_is_not_held_against_it() -> None:
+    def learned(last_round: int, start: int, stop: int) -> dict[str, Any]:
+        leases = {"a": [[start, stop]]}
+        return {"kind": "committed", "last_round": last_round, "data_epoch": 0, "leases": leases}
 
-
-@pytest.mark.parametrize("kind", ["progress", "committed", "link", "of tomorrow", None])
-def test_what_is_not_worth_a_line_has_none(kind: str | None) -> None:
-    assert happening({"kind": kind}) is None
-
-
-KINDS = "run agent measured decision outcome term window scores fault pause epoch checkpoint error"
-
-
-@pytest.mark.parametrize("kind", [*KINDS.split(), "warning", "stopped"])
-def test_missing_fields_are_blanks_not_errors(kind: str) -> None:
-    happening({"kind": kind})
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.09996, "100 ms"), (0.9996, "1.0 s"), (99.96, "1 min 40 s"), (3599.7, "1 h 00 min")],
-)
-def test_durations_round_into_the_next_unit(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    first = [{"kind": "task", "num_train": 10}, learned(1, 0, 5), learned(2, 5, 10)]
+    done = {"kind": "epoch", "data_epoch": 0}
+    again = [{"kind": "run", "resumed_round": 1}, learned(2, 5, 10), done]
+    assert audit([*first, done, *again]) == Audit(0, 0, (0,))
+    assert audit([*first, done, learned(2, 5, 10)]).num_repeated == 5
+    assert audit([*first, done, *again[:2]]).epochs == ()

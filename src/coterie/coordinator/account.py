@@ -22,7 +22,7 @@ def progress(run: Run) -> dict[str, Any]:
         "per_s": run.gauge.recent_per_s(),
         "arm": run.gauge.arm,
         "ideal_per_s": sum(member.solo_per_s for member in living),
-        "equal_per_s": run.gauge.arms["equal"].per_s,
+        "equal_per_s": run.gauge.arms["equal"].per_s or run.equal_per_s,
         "elapsed_s": elapsed_s,
         "eta_s": elapsed_s * (1 / fraction - 1) if fraction > 0.02 else None,
         "fraction": fraction,

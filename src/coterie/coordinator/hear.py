@@ -187,6 +187,7 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
 
 
 def log_final(run: Run) -> None:
+    """Put on record what has become final: rounds with their owners, and epochs learned whole."""
     final, finished = run.ledger.drain()
     for number, done in final:
         leases = {m: k.spans for m, k in done.leases.items() if k.num_samples}

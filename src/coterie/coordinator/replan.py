@@ -8,7 +8,7 @@ from dataclasses import replace
 from coterie.coordinator import decide as choices
 from coterie.coordinator.account import as_event
 from coterie.coordinator.adapt import observe
-from coterie.coordinator.model import predict
+from coterie.coordinator.model import equal_option, predict
 from coterie.coordinator.run import Run
 from coterie.coordinator.shares import exact_shares
 from coterie.sync.chain import Strategy
@@ -70,6 +70,9 @@ def adopt(run: Run, decision: Decision) -> None:
     """Make a decision the plan from the next block on."""
     option = decision.chosen
     run.plan, run.strategy = option, parse(option.strategy)
+    assert run.layout is not None
+    equal = equal_option(decision.world.only(tuple(option.shares)), run.layout, run.strategy)
+    run.equal_per_s = equal.throughput_per_s
     run.left_out = {d.name for d in decision.world.devices} - option.shares.keys()
     if len(option.shares) == run.num_agents or run.full_plan is None:
         run.full_plan = option

@@ -87,6 +87,7 @@ class Run:
         self.solo: dict[str, Flow] = {}  # by member: free steps on the whole batch
         self.probing = False  # members are told to time themselves as soon as they are ready
         self.plan: Option | None = None
+        self.equal_per_s: float | None = None  # predicted for equal shares under the plan
         self.full_plan: Option | None = None  # the last one with every agent in it
         self.strategy: Strategy | None = None
         self.decisions: list[Decision] = []

@@ -22,11 +22,9 @@ from typing import Any
 
 from coterie.errors import CoterieError
 from coterie.leases import Span
-
-Event = Mapping[str, Any]
+from coterie.watch.words import Event, number_of
 
 POLL_S = 0.05
-BLANK = "–"
 
 
 class EventLog:
@@ -177,23 +175,29 @@ def audit(events: Iterable[Event]) -> Audit:
     Audit(num_lost=1, num_repeated=1, epochs=(0,))
     """
     num_train = 0
-    spans: dict[int, list[Span]] = {}
-    finished: dict[int, int] = {}  # data epoch -> samples it was to hold
+    learned: list[tuple[int, int, list[Span]]] = []  # round, data epoch, positions
+    finished: dict[int, tuple[int, int]] = {}  # data epoch: its last round, its samples
     for event in events:
         if event["kind"] in ("run", "task"):
             num_train = event.get("num_train") or num_train
+        if (kept := number_of(event, "resumed_round")) is not None:  # what came later is undone
+            learned = [each for each in learned if each[0] <= kept]
+            finished = {epoch: last for epoch, last in finished.items() if last[0] <= kept}
         elif event["kind"] == "committed":
-            leases = event["leases"].values()
-            learned = [(start, stop) for lease in leases for start, stop in lease]
-            spans.setdefault(event["data_epoch"], []).extend(learned)
+            spans = [(start, stop) for lease in event["leases"].values() for start, stop in lease]
+            learned.append((event.get("last_round", 0), event["data_epoch"], spans))
         elif event["kind"] == "epoch":
-            finished[event["data_epoch"]] = num_train
-    if not all(finished.values()):
+            last_round = max((each[0] for each in learned), default=0)
+            finished[event["data_epoch"]] = (last_round, num_train)
+    if not all(num for _, num in finished.values()):
         raise CoterieError(
-            "expected a run event with num_train before the first finished epoch, found none; "
+            "expected an event with num_train before the first finished epoch, found none; "
             "audit the whole log of a run over a data set"
         )
-    counts = [_miscounted(spans.get(epoch, []), num) for epoch, num in finished.items()]
+    owned: dict[int, list[Span]] = {}
+    for _, epoch, spans in learned:
+        owned.setdefault(epoch, []).extend(spans)
+    counts = [_miscounted(owned.get(epoch, []), num) for epoch, (_, num) in finished.items()]
     return Audit(sum(lost for lost, _ in counts), sum(more for _, more in counts), tuple(finished))
 
 
@@ -249,152 +253,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return [_plain(part) for part in value]
-
-
-def number_of(event: Event, name: str) -> float | None:
-    """A finite number of an event, None where there is none."""
-    value = event.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def numbers_of(event: Event, name: str) -> dict[str, float]:
-    """The finite numbers under a field that names several, such as shares or metrics."""
-    part = part_of(event, name)
-    found = {_clean(key): number_of(part, key) for key in part}
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def text_of(event: Event, name: str) -> str:
-    """A field as one printable line: what strangers wrote cannot steer a terminal.
-
-    >>> text_of({"text": "out of\\n\\x1b[31mmemory"}, "text")
-    'out of  [31mmemory'
-    """
-    value = event.get(name)
-    return "" if value is None else _clean(value)
-
-
-def part_of(event: Event, name: str) -> Event:
-    """The fields under a field, none where it holds none."""
-    value = event.get(name)
-    return value if isinstance(value, Mapping) else {}
-
-
-def texts_of(event: Event, name: str) -> list[str]:
-    """The values under a field that lists several, each as one printable line."""
-    value = event.get(name)
-    return [_clean(each) for each in value] if isinstance(value, list | tuple) else []
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in the unit a person would choose.
-
-    >>> duration(0.0214), duration(0.118), duration(12.34), duration(187), duration(7500)
-    ('21.4 ms', '118 ms', '12.3 s', '3 min 07 s', '2 h 05 min')
-    """
-    if seconds is None:
-        return BLANK
-    if seconds < 0.9995:
-        return f"{seconds * 1e3:.{0 if seconds >= 0.09995 else 1}f} ms"
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def amount(value: float | None) -> str:
-    """A count, a rate or a score: four digits, and whole once it is large.
-
-    >>> amount(4210.3), amount(0.97131), amount(None)
-    ('4,210', '0.9713', '–')
-    """
-    if value is None:
-        return BLANK
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
-
-
-@dataclass(frozen=True)
-class Happening:
-    """An event as a line worth reading: when, what kind of thing, and the words for it."""
-
-    time_s: float
-    label: str
-    text: str
-
-
-def happening(event: Event) -> Happening | None:
-    """The line of an event, None when it is not worth one or of an unknown kind.
-
-    >>> happening({"kind": "fault", "time_s": 9.0, "member": "pi", "action": "kill"})
-    Happening(time_s=9.0, label='fault', text='kill pi')
-    """
-    kind = text_of(event, "kind")
-    text = _WORDS[kind](event) if kind in _WORDS else ""
-    label = text_of(event, "state") or kind if kind == "agent" else kind
-    return Happening(number_of(event, "time_s") or 0.0, label, text) if text else None
-
-
-def _run_words(event: Event) -> str:
-    agents, batch = event.get("agents"), number_of(event, "batch")
-    num = len(agents) if isinstance(agents, list | tuple) else agents
-    until = " or ".join(f"{name} {goal:g}" for name, goal in numbers_of(event, "until").items())
-    resumed = text_of(event, "resumed_from")
-    parts = (
-        text_of(event, "name"),
-        f"{num} agents" if num else "",
-        f"batch {amount(batch)}" if batch else "",
-        f"until {until}" if until else "",
-        f"resumed from {resumed}" if resumed else "",
-    )
-    return ", ".join(part for part in parts if part)
-
-
-def _agent_words(event: Event) -> str:
-    reason, cores = text_of(event, "reason"), number_of(event, "cores")
-    held = f" ({amount(cores)} {'core' if cores == 1 else 'cores'})" if cores else ""
-    return text_of(event, "member") + held + (f": {reason}" if reason else "")
-
-
-def _decision_words(event: Event) -> str:
-    shares, cause = numbers_of(part_of(event, "chosen"), "shares"), text_of(event, "cause")
-    words = ", ".join(f"{member} {share:g}" for member, share in shares.items() if share)
-    return (words or "no shares") + (f" ({cause})" if cause else "")
-
-
-def _outcome_words(event: Event) -> str:
-    predicted_s, achieved_s = (number_of(event, f"{w}_round_s") for w in ("predicted", "achieved"))
-    words = f"{duration(predicted_s)} a round predicted, {duration(achieved_s)} achieved"
-    if predicted_s and achieved_s:
-        words += f" ({(achieved_s / predicted_s - 1) * 100:+.0f} %)"
-    return words
-
-
-def _checkpoint_words(event: Event) -> str:
-    size_mb, took_s = (number_of(event, "num_bytes") or 0) / 1e6, number_of(event, "seconds")
-    return f"step {amount(number_of(event, 'step'))}, {size_mb:,.3g} MB in {duration(took_s)}"
-
-
-def _clean(value: object) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in str(value))
-
-
-_WORDS: Mapping[str, Callable[[Event], str]] = {
-    "run": _run_words,
-    "agent": _agent_words,
-    "measured": lambda e: f"{text_of(e, 'member')} {amount(number_of(e, 'solo_per_s'))} samples/s",
-    "decision": _decision_words,
-    "outcome": _outcome_words,
-    "term": lambda e: f"{text_of(e, 'number')}: {' '.join(texts_of(e, 'members'))}",
-    "window": lambda e: f"{text_of(e, 'arm')} {amount(number_of(e, 'per_s'))} samples/s",
-    "scores": lambda e: ", ".join(f"{k} {amount(v)}" for k, v in numbers_of(e, "metrics").items()),
-    "fault": lambda e: f"{text_of(e, 'action')} {text_of(e, 'member')}".strip(),
-    "pause": lambda e: f"{text_of(e, 'member')} {duration(number_of(e, 'seconds'))}".strip(),
-    "epoch": lambda e: f"{text_of(e, 'data_epoch')} learned",
-    "checkpoint": _checkpoint_words,
-    "warning": lambda e: text_of(e, "text"),
-    "error": lambda e: text_of(e, "text"),
-    "stopped": lambda e: text_of(e, "reason") + (", resumable" if e.get("resumable") else ""),
-}

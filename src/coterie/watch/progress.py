@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from coterie.watch.events import (
+from coterie.watch.words import (
     BLANK,
     Event,
     Happening,
