@@ -43,8 +43,6 @@ LOWEST_VERSIONS: Mapping[str, str] = {
     "rich": "13",
     "safetensors": "0.4",
     "psutil": "5.9",
-    "scipy": "1.11",
-    "networkx": "3",
 }
 
 
