@@ -35,19 +35,19 @@ def summary(run: Run) -> dict[str, Any]:
     ours, equal = run.gauge.arms["ours"].per_s, run.gauge.arms["equal"].per_s
     solo = sum(flow.per_s or 0.0 for flow in run.solo.values())
     metrics = run.scores.metrics if run.scores else {}
-    plan = run.full_plan or run.plan
+    decision = run.with_all
     return {
         "accuracy": metrics.get("accuracy"),
         "metrics": metrics,
         "agents": run.num_agents,
-        "shares": dict(plan.shares) if plan else {},
+        "shares": dict(decision.chosen.shares) if decision else {},
         "ideal_fraction": ours / solo if ours and solo else None,
         "vs_equal": ours / equal if ours and equal else None,
         "kills_survived": run.num_kills,
         "rejoined": run.num_rejoined,
         "pause_s": max((s for pause in run.pauses for s in pause.values()), default=None),
-        "strategy": plan.strategy if plan else None,
-        "reasons": list(run.decisions[0].reasons) if run.decisions else [],
+        "strategy": decision.chosen.strategy if decision else None,
+        "reasons": list(decision.reasons) if decision else [],
         "seconds": run.now_s - run.started_s,
         "steps": run.ledger.num_steps,
         "epochs": run.ledger.num_epochs,

@@ -21,6 +21,7 @@ def compare(run: Run) -> Wait:
         if run.torn or run.stopping:
             break
         yield from (alone(run) if arm == "solo" else equally(run))
+    run.paces.clear()
     run.gauge.mark("ours", len(run.decisions))
 
 
@@ -75,7 +76,8 @@ def evaluate(run: Run) -> Wait:
     run.scores_wanted = run.ledger.committed
     run.tell(fastest, say.Evaluate(term=run.term.number))
     yield lambda: run.torn or (run.scores is not None and run.scores.round >= run.scores_wanted)
-    run.scored_s, run.scored_epoch = run.now_s, run.ledger.num_epochs
+    if not run.torn:
+        run.scored_s, run.scored_epoch = run.now_s, run.ledger.num_epochs
 
 
 def save_due(run: Run) -> bool:
@@ -105,7 +107,8 @@ def _meta(run: Run, ticket: int) -> dict[str, Any]:
     return {
         "round": ticket,
         "num_steps": issued_steps(run),
-        "num_epochs": ledger.num_epochs,
+        # An epoch that is given out whole is learned whole by the time this state is reached.
+        "num_epochs": ledger.num_epochs + sum(not free for free in ledger.free.values()),
         "num_train": ledger.num_train,
         "free": {str(epoch): [list(span) for span in free] for epoch, free in ledger.free.items()},
         "layout": {"names": list(layout.names), "shapes": [list(s) for s in layout.shapes]},

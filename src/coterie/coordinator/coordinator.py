@@ -72,8 +72,10 @@ class Coordinator:
         run.event("agent", member=name, state="lost", reason=reason)
         run.healthy.discard(name)
         run.left_out.discard(name)
-        run.saving = None  # its part will never come
-        if name in run.term.members:
+        if run.saving and name in run.saving.meta["members"]:
+            run.saving = None  # its part will never come
+        learning = any(name in issued.leases for issued in run.ledger.issued.values())
+        if name in run.term.members or learning:  # or in rounds of the term before
             run.torn = True
             run.num_kills += 1
         self._go_on()

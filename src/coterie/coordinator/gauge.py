@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, median_high
 
 RECENT = 20  # reports that the live figure looks back on
 
@@ -36,23 +36,40 @@ class Flow:
 
 @dataclass
 class Pace:
-    """What a member reported of its own work over some rounds."""
+    """What a member reported of its own work of late; medians, for machines stutter.
 
-    num_samples: int = 0
-    num_steps: int = 0
-    num_rounds: int = 0
-    compute_s: float = 0.0
-    exchange_s: float = 0.0
+    >>> pace = Pace()
+    >>> for step_s in (1.0, 9.0, 1.2):
+    ...     pace.add(batch=8, step_s=step_s, meeting_s=0.5)
+    >>> pace.batch, pace.step_s, pace.meeting_s
+    (8, 1.2, 0.5)
+    """
+
+    _reports: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def add(self, batch: int, step_s: float, meeting_s: float) -> None:
+        """Take in a report: its mean batch, seconds of a step, seconds of a meeting."""
+        self._reports.append((batch, step_s, meeting_s))
+
+    @property
+    def num_reports(self) -> int:
+        """How much the medians stand on."""
+        return len(self._reports)
 
     @property
     def batch(self) -> int:
-        """Mean samples of a step."""
-        return round(self.num_samples / max(1, self.num_steps))
+        """Samples of a step."""
+        return median_high(batch for batch, _, _ in self._reports)
 
     @property
     def step_s(self) -> float:
-        """Mean seconds of a step's own work."""
-        return self.compute_s / max(1, self.num_steps)
+        """Seconds of a step's own work."""
+        return median(step_s for _, step_s, _ in self._reports)
+
+    @property
+    def meeting_s(self) -> float:
+        """Seconds of a meeting, waiting for others included."""
+        return median(meeting_s for _, _, meeting_s in self._reports)
 
 
 @dataclass

@@ -72,15 +72,26 @@ def _ready(run: Run, name: str, ready: say.Ready) -> None:
     if run.layout is None:
         _adopt(run, layout, ready.num_train)
     elif (run.layout, run.ledger.num_train) != (layout, ready.num_train):
-        raise JobError(
-            f"expected the same model and data on every agent, found others on {name}; "
-            "give each machine the same code and dataset"
-        )
+        _turn_away(run, name)
+        return
     member = run.members[name]
     member.ready, member.state = ready, "ready"
     run.event("agent", member=name, state="ready", cores=member.hello.cores)
     if run.probing:
         run.tell(name, run.probe())
+
+
+def _turn_away(run: Run, name: str) -> None:
+    """An agent that built another task ends a run that has not begun; later it goes alone."""
+    reason = (
+        f"expected the same model and data on every agent, found others on {name}; "
+        "give each machine the same code and dataset"
+    )
+    if run.plan is None:
+        raise JobError(reason)
+    run.tell(name, say.Stop(reason=reason, at_once=True))
+    run.event("agent", member=name, state="refused", reason=reason)
+    del run.members[name]
 
 
 def _adopt(run: Run, layout: Layout, num_train: int) -> None:
@@ -143,7 +154,8 @@ def _linked(run: Run, name: str, linked: say.Linked) -> None:
 
 
 def _torn(run: Run, torn: say.TornRound) -> None:
-    if torn.term == run.term.number and not run.torn and run.torn_at_s is None:
+    # A term named at a boundary is not yet begun while rounds of the one before are under way.
+    if torn.term >= run.mended and not run.torn and run.torn_at_s is None:
         run.torn_at_s = run.now_s
 
 
@@ -173,12 +185,12 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
         run.loss_sum += report.loss * report.num_samples
         run.num_losses += report.num_samples
         run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
-    pace = run.paces.setdefault(name, Pace())
-    pace.num_samples += report.num_samples
-    pace.num_steps += report.num_steps
-    pace.num_rounds += report.last_round - report.first_round + 1
-    pace.compute_s += report.compute_s
-    pace.exchange_s += report.exchange_s
+    if report.num_steps and report.compute_s > 0:
+        run.paces.setdefault(name, Pace()).add(
+            batch=max(1, round(report.num_samples / report.num_steps)),
+            step_s=report.compute_s / report.num_steps,
+            meeting_s=report.exchange_s / (report.last_round - report.first_round + 1),
+        )
     if report.gap_s:
         pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())
         if run.pauses:

@@ -89,7 +89,7 @@ class Ledger:
         """
         data_epoch = next((e for e in sorted(self.free) if self.free[e]), None)
         if data_epoch is None:
-            data_epoch = max(self.free, default=self.num_epochs - 1) + 1
+            data_epoch = self.num_epochs + len(self.free)  # those begun are learned whole or here
             if data_epoch >= last_epoch:
                 return None
             self.free[data_epoch] = ((0, self.num_train),)

@@ -6,6 +6,8 @@ something was heard. A member may be lost at any of these points: `torn` then en
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+
 from coterie.coordinator.account import progress
 from coterie.coordinator.boundary import compare, evaluate, evaluation_due, save, save_due
 from coterie.coordinator.hear import log_final
@@ -26,7 +28,16 @@ def life(run: Run) -> Wait:
         if not run.stopping:
             yield from stage(run)
     windows = list(WINDOWS_AT) if run.job.baselines else []
-    while not (run.stopping or run.reached()):
+    concluded = False
+    while not concluded:
+        yield from learn(run, windows)
+        concluded = yield from conclude(run)
+    yield from finish(run)
+
+
+def learn(run: Run, windows: list[float]) -> Wait:
+    """Train until an end is reached or wanted, whoever comes or goes."""
+    while (run.torn and run.plan) or not (run.stopping or run.reached()):
         if run.torn:
             yield from regroup(run)
         elif newcomers(run):
@@ -40,7 +51,6 @@ def life(run: Run) -> Wait:
             save(run)
         else:
             yield from go_on(run)
-    yield from finish(run)
 
 
 # -- before the first round ----------------------------------------------------------------------
@@ -74,7 +84,8 @@ def perceive(run: Run) -> Wait:
 
 
 def found(run: Run) -> Wait:
-    """Form the first group, of everybody."""
+    """Form the first group, of everybody: all hold the first weights, or those resumed from."""
+    run.healthy = set(run.members)
     yield from new_term(run, sorted(run.members), at_once=False)
 
 
@@ -96,21 +107,23 @@ def go_on(run: Run) -> Wait:
         yield lambda: run.torn or bool(run.stopping) or run.ledger.idle
 
 
+def conclude(run: Run) -> Generator[Callable[[], bool], None, bool]:
+    """Score and save the last state; whether that was done: a death may free samples once more."""
+    if run.plan is None:
+        return True
+    yield from drained(run)
+    scored_round = run.scores.round if run.scores else -1
+    if not run.torn and not run.stopping and scored_round < run.ledger.committed:
+        yield from evaluate(run)
+    if run.torn:
+        return False
+    save(run)
+    yield lambda: run.torn or run.saving is None
+    return not run.torn and run.saved_round == run.ledger.committed
+
+
 def finish(run: Run) -> Wait:
-    """Settle what is under way, score and save the last state, and let everybody go."""
-    saved = False
-    while run.plan and not saved:
-        if run.torn:
-            yield from regroup(run)
-            continue
-        yield from drained(run)
-        scored_round = run.scores.round if run.scores else -1
-        if not run.torn and not run.stopping and scored_round < run.ledger.committed:
-            yield from evaluate(run)
-        if not run.torn:
-            save(run)
-            yield lambda: run.torn or run.saving is None
-            saved = run.saving is None and not run.torn
+    """Tell what it came to, and let everybody go."""
     close_decision(run)
     run.ledger.close()
     log_final(run)

@@ -14,10 +14,10 @@ from coterie.coordinator.shares import exact_shares
 from coterie.sync.chain import Strategy
 from coterie.sync.recipes import parse
 from coterie.types import Layout
-from coterie.world import Decision
+from coterie.world import Decision, World
 
 RECONSIDER_S = 2.0  # between two looks at what was measured
-MIN_ROUNDS = 3  # before a measurement is believed
+MIN_REPORTS = 3  # before a measurement is believed
 LEARN = 0.5  # how much of a measured meeting is believed at once
 KEEP_GAIN = 0.05  # a change must promise this much more
 
@@ -29,12 +29,17 @@ def choose(run: Run, cause: str) -> None:
     asked = None if run.job.strategy == "auto" else (parse(run.job.strategy),)
     assert run.layout is not None
     number = len(run.decisions) + 1
-    best = choices.decide(run.world, run.layout, number, cause, asked or closures(run))
+    best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
     decision = steady(best, run.layout, run.strategy)
     close_decision(run)
     run.decisions.append(decision)
     adopt(run, decision)
     run.event("decision", **as_event(decision))
+
+
+def linked(run: Run) -> World:
+    """What is believed of the members and of those left out: a newcomer's links are not known yet."""
+    return run.world.only((*run.term.members, *run.left_out))
 
 
 def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> Decision:
@@ -74,8 +79,9 @@ def adopt(run: Run, decision: Decision) -> None:
     equal = equal_option(decision.world.only(tuple(option.shares)), run.layout, run.strategy)
     run.equal_per_s = equal.throughput_per_s
     run.left_out = {d.name for d in decision.world.devices} - option.shares.keys()
-    if len(option.shares) == run.num_agents or run.full_plan is None:
-        run.full_plan = option
+    if len(option.shares) == run.num_agents or run.with_all is None:
+        run.with_all = decision
+    run.paces.clear()
     run.gauge.mark("ours" if everyone(run) else "fewer", decision.number)
 
 
@@ -110,7 +116,7 @@ def reconsider(run: Run) -> bool:
         return False
     run.reconsidered_s = run.now_s
     fold(run)
-    world, layout, strategy = run.world, run.layout, run.strategy
+    world, layout, strategy = linked(run), run.layout, run.strategy
     assert layout is not None
     assert strategy is not None
     asked = None if run.job.strategy == "auto" else (strategy,)
@@ -124,16 +130,16 @@ def reconsider(run: Run) -> bool:
 
 def fold(run: Run) -> None:
     """Believe a little more of what members reported, and begin to listen anew."""
-    paces = {name: p for name, p in run.paces.items() if p.num_rounds >= MIN_ROUNDS}
+    paces = {name: p for name, p in run.paces.items() if p.num_reports >= MIN_REPORTS}
     for name, pace in paces.items():
         member = run.members.get(name)
-        if member is not None and member.device is not None and pace.batch and pace.compute_s:
+        if member is not None and member.device is not None:
             member.device = observe(member.device, pace.batch, pace.step_s)
-        waits_s = pace.exchange_s / pace.num_rounds
-        run.event("pace", member=name, batch=pace.batch, step_s=pace.step_s, exchange_s=waits_s)
+        figures = {"batch": pace.batch, "step_s": pace.step_s, "meeting_s": pace.meeting_s}
+        run.event("pace", member=name, **figures)
         del run.paces[name]
     if len(paces) > 1 and run.plan is not None:
         # Whoever comes last does not wait for others: its exchange is the meeting itself.
-        meeting_s = min(pace.exchange_s / pace.num_rounds for pace in paces.values())
-        priced_s = run.plan.exchange_s - run.meeting_s
+        meeting_s = min(pace.meeting_s for pace in paces.values())
+        priced_s = run.plan.exchange_s - run.decisions[-1].world.meeting_s
         run.meeting_s += LEARN * (max(0.0, meeting_s - priced_s) - run.meeting_s)

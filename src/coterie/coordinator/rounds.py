@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping
 
 from coterie.coordinator.run import Run
@@ -19,6 +20,7 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
     every = run.strategy.every
     num_rounds = max(1, round(BLOCK_S / run.plan.round_s))
     left = run.job.until.get("steps", float("inf")) - issued_steps(run)
+    left = math.ceil(left) if math.isfinite(left) else left
     if left < every * num_rounds:
         num_rounds, every = (int(left // every), every) if left >= every else (1, int(left))
     first = run.ledger.next_round

@@ -75,6 +75,7 @@ class Run:
         self.term = say.Term(number=0, members=(), store="")
         self.settled: dict[str, int] = {}  # by member of the term: the round it stands on
         self.torn = False  # a member of the term is gone, or its meeting broke off
+        self.mended = 0  # the newest term that was named at once: what tore before it is settled
         self.torn_at_s: float | None = None
         self.layout: Layout | None = None
         self.links: dict[frozenset[str], Link] = {}
@@ -88,7 +89,7 @@ class Run:
         self.probing = False  # members are told to time themselves as soon as they are ready
         self.plan: Option | None = None
         self.equal_per_s: float | None = None  # predicted for equal shares under the plan
-        self.full_plan: Option | None = None  # the last one with every agent in it
+        self.with_all: Decision | None = None  # the last one with every agent in it
         self.strategy: Strategy | None = None
         self.decisions: list[Decision] = []
         self.reconsidered_s = 0.0

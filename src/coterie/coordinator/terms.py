@@ -19,12 +19,14 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
         raise TrainingError("expected a member that holds the trained model, found that all died")
     run.torn, run.torn_at_s = False, None
     run.settled.clear()
+    run.healthy.intersection_update(living)  # whoever is left out falls behind
     run.term = say.Term(
         number=run.term.number + 1,
         members=tuple(living),
         store=run.members[living[0]].hello.store,
         at_once=at_once,
     )
+    run.mended = run.term.number if at_once else run.mended
     run.event("term", number=run.term.number, members=list(living))
     run.tell_all(run.term)
     yield lambda: run.torn or run.settled.keys() >= set(run.term.members)
@@ -43,6 +45,7 @@ def link_up(run: Run) -> Wait:
 def regroup(run: Run) -> Wait:
     """Members are gone: the healthy ones settle on a round, and what the dead held is free."""
     run.pauses.append({})
+    run.saving = None  # an order of a term that broke is void
     healthy = [name for name in run.term.members if name in run.healthy]
     before = set(run.term.members)
     yield from new_term(run, healthy, at_once=True)
@@ -50,8 +53,9 @@ def regroup(run: Run) -> Wait:
         return
     run.ledger.settle(next(iter(run.settled.values())), run.term.members)
     yield from link_up(run)
-    lost = sorted(before - set(run.term.members))
-    choose(run, f"{' and '.join(lost)} was lost" if lost else "a meeting broke off")
+    lost = sorted(before - run.members.keys())
+    was = "was" if len(lost) == 1 else "were"
+    choose(run, f"{' and '.join(lost)} {was} lost" if lost else "a meeting broke off")
     yield from keep_membership(run)
 
 

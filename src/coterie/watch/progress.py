@@ -212,7 +212,7 @@ def summary_rows(summary: Event) -> list[tuple[str, str]]:
         "failures": [told.get(name, "") for name in failures],
         "shares": [f"{member} {n:g}" for member, n in numbers_of(summary, "shares").items()],
         "strategy": [text_of(summary, "strategy")],
-        "because": texts_of(summary, "reasons"),
+        "because": [" ".join(texts_of(summary, "reasons"))],
         "checkpoint": [text_of(summary, "checkpoint")],
         "folder": [text_of(summary, "folder")],
     }
