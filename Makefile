@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/coterie demo
 
 test: $(READY)
-	$(BIN)/python -m pytest tests -q
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup
 
 check: lint types arrows doctests
 

@@ -18,7 +18,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from coterie import demo, doctor, errors
+from coterie import demo, doctor, errors, machine
 from coterie.agents import join
 from coterie.cli import app
 from coterie.config import Job
@@ -110,7 +110,7 @@ def test_commands_and_their_options_are_frozen() -> None:
     assert shown == {
         "demo": ["--runs", "--json", "--plain"],
         "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
-        "join": ["endpoint", "--key", "--name"],
+        "join": ["endpoint", "--key", "--name", "--root", "--threads"],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
     }
@@ -289,21 +289,24 @@ class TestJoin:
     def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls: list[Any] = []
 
-        def main(endpoint: str, key: Path, name: str, rest_s: Callable[[float], float]) -> int:
-            calls.append((endpoint, key, name, rest_s(1.0)))
+        def main(endpoint: str, *how: Any) -> int:
+            *facts, rest_s = how
+            calls.append((endpoint, *facts, rest_s(1.0)))
             return 3
 
         monkeypatch.setattr(join, "main", main)
-        monkeypatch.setattr(join, "die_with_parent", lambda: calls.append("tied"))
+        monkeypatch.setattr(machine, "die_with_parent", lambda: calls.append("tied"))
         return calls
 
     def test_is_called_as_the_machine_and_never_rests(self, calls: list[Any]) -> None:
         assert coterie("join", "10.0.0.1:7000", "--key", "join.key").exit_code == 3
-        assert calls == [("10.0.0.1:7000", Path("join.key"), socket.gethostname(), 0.0)]
+        called = socket.gethostname()
+        assert calls == [("10.0.0.1:7000", Path("join.key"), called, Path("."), 0, 0.0)]
 
     def test_is_tied_to_its_parent_before_anything_else(self, calls: list[Any]) -> None:
-        coterie("join", "h:1", "--key", "k", "--name", "pi", "--duty", "0.25", "--with-parent")
-        assert calls == ["tied", ("h:1", Path("k"), "pi", 3.0)]
+        where = ("--key", "k", "--name", "pi", "--root", "code", "--threads", "2")
+        coterie("join", "h:1", *where, "--duty", "0.25", "--with-parent")
+        assert calls == ["tied", ("h:1", Path("k"), "pi", Path("code"), 2, 3.0)]
 
     def test_refuses_a_duty_that_cannot_be(self, calls: list[Any]) -> None:
         result = coterie("join", "h:1", "--key", "k", "--duty", "0")

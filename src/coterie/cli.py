@@ -110,20 +110,23 @@ def join(
     name: Annotated[
         str | None, typer.Option(help="What to be called; by default as this machine is.")
     ] = None,
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Where the task's code is.")] = Path(),
     threads: Annotated[int, typer.Option(help="To compute on; by default all cores.")] = 0,
     duty: Annotated[float, typer.Option(hidden=True)] = 1.0,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Take part in a run that is under way on another machine."""
     with _answering(as_json=False):
+        from coterie import machine
+
+        if with_parent:
+            machine.die_with_parent()  # before torch is loaded, which takes seconds
         from coterie.agents import join as agent
         from coterie.engines.throttle import DutyCycle
 
-        if with_parent:
-            agent.die_with_parent()
         rest_s = DutyCycle(duty).rest_s
         called = name or socket.gethostname()
-        raise typer.Exit(agent.main(endpoint, key, called, threads, rest_s))
+        raise typer.Exit(agent.main(endpoint, key, called, root, threads, rest_s))
 
 
 @app.command()
@@ -167,6 +170,8 @@ def _learn(
     with _showing(open_screen) as show:
         result = launch(job, runs=runs, resume=origin, show=show)
     answer(result.summary, ())  # in words the screen has told it
+    if "error" in result.summary:
+        print(f"coterie: {result.summary['error']}", file=sys.stderr)
     raise typer.Exit(result.exit_code)
 
 

@@ -8,9 +8,11 @@ kernel says nothing (another system, no cgroups), what exists is what is granted
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from coterie.errors import CoterieError
 ROOT = Path("/")
 NVIDIA_SMI_TIMEOUT_S = 20.0  # a driver that wakes from sleep takes seconds
 MIB = 1024**2
+_PR_SET_PDEATHSIG = 1
 
 # Starts are uneven, so the children wait for a word: windows that do not overlap would be counted
 # as if the quota had been granted to each of them.
@@ -346,3 +349,9 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when the one that started it dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -236,7 +236,7 @@ def test_a_damaged_one_names_the_next_older_good_one(
     assert load(Path("../..")).step == 40
     for path in (damaged, Path(".")):
         assert complaint(path).startswith(f"{damaged / 'model.safetensors'} is damaged")
-        assert complaint(path).endswith(f"resume from it with --resume {good}")
+        assert complaint(path).endswith(f"resume from it with --resume-from {good}")
     (good / "meta.json").unlink()
     assert "no older good one" in complaint(damaged)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.coordinator.model import (
+    CODEC_S_PER_VALUE,
+    codec_s,
     equal_option,
     extra_bytes,
     fit_device,
@@ -53,6 +56,12 @@ def test_one_slow_step_among_three_changes_nothing():
     assert fit_device("d", disturbed, 64) == fit_device("d", steady, 64)
 
 
+@given(st.lists(st.floats(0.1, 1.0), min_size=1, max_size=9))
+def test_however_often_a_size_was_timed_the_fit_lies_among_its_times(times_s):
+    device = fit_device("d", [(32, time_s) for time_s in times_s], 64)
+    assert min(times_s) * (1 - 1e-9) <= device.step_s(32) <= max(times_s) * (1 + 1e-9)
+
+
 def test_a_negative_overhead_becomes_the_best_line_through_zero():
     device = fit_device("d", [(10, 0.5), (20, 2.0)], 64)
     assert device.overhead_s == 0
@@ -89,15 +98,45 @@ def test_an_option_reads_like_its_formula():
     strategy = recipes.local_sgd(8)
     option = predict(WORLD, LAYOUT, strategy, {"fast": 80, "slow": 20})
     walk_s, exchange_s = 8 * (0.02 + 0.004 * 20), strategy.price(LAYOUT, 2, WORLD.links)
+    epoch_s = 12 * (walk_s + exchange_s) + 0.5 * walk_s + exchange_s  # the last round: half a walk
     assert option.strategy == repr(strategy)
     assert option.exchange_s == exchange_s > 0
-    assert option.round_s == pytest.approx(walk_s + exchange_s, rel=1e-12)
-    assert option.samples_per_round == 800
+    assert option.round_s == pytest.approx(epoch_s / 13, rel=1e-12)
+    assert option.samples_per_round == pytest.approx(10_000 / 13, rel=1e-12)
     assert option.efficiency == strategy.keeps() < 1
     assert option.survival == pytest.approx(math.exp(-3e-3 * option.round_s), rel=1e-12)
     assert option.goodput_per_s == pytest.approx(
-        800 / option.round_s * option.efficiency * option.survival, rel=1e-12
+        10_000 / epoch_s * option.efficiency * option.survival, rel=1e-12
     )
+
+
+@given(st.integers(1, 200), st.integers(1, 20_000))
+def test_an_epoch_takes_its_steps_and_one_meeting_a_round(every, num_train):
+    world, shares = replace(WORLD, num_train=num_train), {"fast": 80, "slow": 20}
+    option = predict(world, LAYOUT, recipes.local_sgd(every), shares)
+    num_rounds = math.ceil(num_train / (100 * every))
+    epoch_s = num_train / 100 * (0.02 + 0.004 * 20) + num_rounds * option.exchange_s
+    assert num_train / option.throughput_per_s == pytest.approx(epoch_s, rel=1e-9)
+
+
+def test_what_meetings_were_measured_to_cost_is_added_to_each_where_members_meet():
+    dear = replace(WORLD, meeting_s=0.25)
+    for strategy in (recipes.all_reduce(), recipes.diloco_int8(32)):
+        shares = {"fast": 80, "slow": 20}
+        plain, learned = (predict(w, LAYOUT, strategy, shares) for w in (WORLD, dear))
+        assert learned.exchange_s - plain.exchange_s == pytest.approx(0.25, rel=1e-12)
+        assert learned.round_s - plain.round_s == pytest.approx(0.25, rel=1e-12)
+    alone = predict(dear, LAYOUT, recipes.all_reduce(), {"fast": 100})
+    assert alone.exchange_s == 0.0
+
+
+def test_packing_is_paid_for_one_payload_and_opening_for_everybodys():
+    packed = recipes.all_reduce_int8()
+    option = predict(WORLD, LAYOUT, packed, {"fast": 80, "slow": 20})
+    passes_s = option.exchange_s - packed.price(LAYOUT, 2, WORLD.links)
+    assert passes_s == pytest.approx(3 * CODEC_S_PER_VALUE * LAYOUT.size, rel=1e-12)
+    assert codec_s(recipes.all_reduce(), LAYOUT, num_members=2) == 0.0
+    assert codec_s(packed, LAYOUT, num_members=9) > codec_s(packed, LAYOUT, num_members=2)
 
 
 def test_a_device_without_a_share_is_no_member():

@@ -159,7 +159,7 @@ class TestMaking:
     def test_v2_goes_up_to_a_group_that_lends_cpu(self, tmp_path: Path) -> None:
         throttle = CgroupThrottle("slow", 0.25, root=fake_v2(tmp_path))
         assert throttle.group == tmp_path / f"sys/fs/cgroup/user/coterie-{os.getpid()}-slow"
-        assert (throttle.group / "cpu.max").read_text() == "5000 20000"
+        assert (throttle.group / "cpu.max").read_text() == "1250 5000"
 
     def test_v1_is_made_under_the_own_group(self, tmp_path: Path) -> None:
         root = build(

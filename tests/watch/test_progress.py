@@ -179,7 +179,7 @@ def test_names_from_other_machines_cannot_steer_the_terminal() -> None:
     assert "\x1b[2J" not in "\n".join(printed(*stamped([agent(name, "lost")])))
 
 
-@pytest.mark.parametrize("kind", [*{event["kind"] for event in LIFE}, "of tomorrow"])
+@pytest.mark.parametrize("kind", sorted({event["kind"] for event in LIFE} | {"of tomorrow"}))
 def test_missing_fields_leave_blanks(kind: str) -> None:
     assert drawn(pictured({"kind": kind}))
     printed({"kind": kind})

@@ -107,7 +107,7 @@ def load(path: Path) -> Checkpoint:
     except CheckpointError as damage:
         older = _newest_good(folder.parent, below=_step_of(folder))
         advice = (
-            f"the next older good one is {older.name}: resume from it with --resume {older}"
+            f"the next older good one is {older.name}: resume from it with --resume-from {older}"
             if older
             else "no older good one stands beside it: restore a copy, or start anew"
         )
@@ -253,7 +253,7 @@ def _locate(path: Path) -> Path:
     if not known:
         raise CheckpointError(
             f"expected a run or a checkpoint folder, found no checkpoint in {path}; "
-            "give --resume the folder of a run that has written one"
+            "give --resume-from the folder of a run that has written one"
         )
     pointed = (path / "latest").is_file()
     name = _read(path, "latest").decode(errors="replace").strip() if pointed else ""

@@ -1,7 +1,8 @@
 """What a worker asks of the world around it. A worker yields these; a driver carries them out.
 
 The same worker so runs on real sockets and clocks (`agents.join`) and in virtual time
-(`engines.simulated`). A driver raises `Torn` into the worker where a meeting breaks off.
+(`engines.simulated`). A driver raises `Torn` into the worker where a meeting breaks off, and what a
+computation refuses to go on with where it was asked for.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import sys
 import time
@@ -30,7 +28,6 @@ from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0
 LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
-_PR_SET_PDEATHSIG = 1
 
 
 def best_device() -> str:
@@ -52,10 +49,14 @@ def setup_of(job: Job, device: str) -> Setup:
     )
 
 
-def join(endpoint: str, key: JoinKey, name: str, rest_s: Callable[[float], float]) -> str:
+def join(
+    endpoint: str, key: JoinKey, name: str, root: Path, rest_s: Callable[[float], float]
+) -> str:
     """Take part in a run until it ends; returns why it ended. Raises JoinError if not let in.
 
-    `rest_s` says how long to rest after computing for some seconds: a throttle without cgroups.
+    `root` is the folder of the task's code on this machine, for it may lie elsewhere than on the
+    coordinator's. `rest_s` says how long to rest after computing for some seconds: a throttle
+    without cgroups.
     """
     client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}")
     try:
@@ -64,7 +65,8 @@ def join(endpoint: str, key: JoinKey, name: str, rest_s: Callable[[float], float
         client.tell(_hello(name, transport, device))
         welcome, files = _welcome(client, endpoint)
         try:
-            worker = _build(name, parse_job(welcome.job), device, files)
+            job = parse_job({**welcome.job, "root": str(root.resolve())})
+            worker = _build(name, job, device, files)
         except CoterieError as error:
             client.tell(Refused(reason=str(error)))
             return str(error)
@@ -87,17 +89,17 @@ def drive(
     perform = _Performer(client, transport, rest_s)
     life = worker.live()
     answer: Any = None
-    torn: Torn | None = None
+    error: CoterieError | None = None  # what an effect came to, for the worker to judge
     while True:
         try:
-            effect = life.throw(torn) if torn is not None else life.send(answer)
+            effect = life.throw(error) if error is not None else life.send(answer)
         except StopIteration as end:
             return str(end.value)
-        torn = None
+        error = None
         try:
             answer = perform(effect)
-        except Torn as error:
-            torn = error
+        except CoterieError as raised:
+            error = raised
 
 
 class _Performer:
@@ -136,7 +138,8 @@ class _Performer:
             case do.Form(me, term):
                 self._members = term.members
                 rank = term.members.index(me)
-                return self._transport.form(term.number, rank, len(term.members), term.store)
+                self._transport.form(term.number, rank, len(term.members), term.store)
+                return self._transport.dial_ahead(term.spare_store)
             case do.Total(vector_N):
                 return self._transport.total(vector_N)
             case do.Gather(vector_N):
@@ -213,14 +216,13 @@ def _address_towards(endpoint: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(
-    endpoint: str, key_path: Path, name: str, num_threads: int, rest_s: Callable[[float], float]
+    endpoint: str,
+    key_path: Path,
+    name: str,
+    root: Path,
+    num_threads: int,
+    rest_s: Callable[[float], float],
 ) -> int:
     """An agent process started by hand or by an engine; its exit code.
 
@@ -229,7 +231,7 @@ def main(
     torch.set_num_threads(num_threads or max(1, int(cores())))
     torch.set_flush_denormal(True)  # moments of dead units decay to numbers that are slow to add
     try:
-        print(join(endpoint, JoinKey.read(key_path), name, rest_s))
+        print(join(endpoint, JoinKey.read(key_path), name, root, rest_s))
     except CoterieError as error:
         print(f"coterie: {error}", file=sys.stderr)
         return LOST if isinstance(error, TrainingError) else REFUSED

@@ -135,6 +135,7 @@ class Learner:
     def private(self) -> dict[str, Any]:
         """What only this member carries: optimizer, schedule, counts."""
         return {
+            "optimizer_kind": type(self.optimizer).__name__,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "num_steps": self.num_steps,
@@ -144,13 +145,19 @@ class Learner:
     def restore(self, weights: dict[str, Tensor], private: dict[str, Any]) -> None:
         """Take over weights and private state; CheckpointError if they are of another model."""
         self._check(weights)
+        mine, theirs = type(self.optimizer).__name__, private["optimizer_kind"]
+        if mine != theirs:  # torch would load it, and fail or do something else at the next step
+            raise CheckpointError(
+                f"expected the state of the optimizer {mine}, found that of {theirs}; "
+                "resume with the optimizer that the run was started with"
+            )
         self.model.load_state_dict(weights)
         try:
             self.optimizer.load_state_dict(private["optimizer"])
         except (ValueError, KeyError) as error:
             raise CheckpointError(
-                f"expected the state of a {type(self.optimizer).__name__}, found another "
-                f"optimizer's ({error}); resume with the optimizer that the run was started with"
+                f"expected the state of this {mine}, found one of other parameters ({error}); "
+                "resume with the optimizer that the run was started with"
             ) from error
         if self.scheduler and private["scheduler"] is not None:
             self.scheduler.load_state_dict(private["scheduler"])

@@ -60,8 +60,9 @@ class Worker:
     _memory: tuple[Any, ...] = ()
     _contribution: Contribution | None = None
     _agreed_K: Tensor | None = None
+    _agreed_round: int = 0  # the round whose outcome that is: none where one was skipped
     _cohort: tuple[str, ...] = ()  # who meets in the round under way
-    _settled: int = 0  # the round that stood when this term's group was formed
+    _stands: int = 0  # the last round that orders given in an earlier term still ask for
     _committed_at_s: float | None = None
     _torn_at_s: float | None = None
     _backlog: deque[Any] = field(default_factory=deque)
@@ -115,8 +116,7 @@ class Worker:
 
     def _block(self, block: Block) -> do.Life[None]:
         for number, leases in enumerate(block.rounds(), start=block.first_round):
-            # Of an earlier term's block only the round after the one that was settled still counts.
-            outdated = block.term < self.term.number and number > self._settled + 1
+            outdated = block.term < self.term.number and number > self._stands
             if number > self.round and not outdated:
                 self._adopt_strategy(block.strategy)
                 self.learner.end_epoch(block.data_epoch, block.epoch_loss)
@@ -207,7 +207,7 @@ class Worker:
         mine, strategy = self._contribution, self._sentence()
         assert mine is not None
         began_s = yield do.Now()
-        self._agreed_K = agreed_K.clone()
+        self._agreed_K, self._agreed_round = agreed_K.clone(), mine.round
         update_N, self._memory = strategy.land(
             agreed_K, mine.own_N, self.learner.layout, mine.memory, Ctx(round=mine.round)
         )
@@ -250,7 +250,7 @@ class Worker:
     def _join(self, term: Term) -> do.Life[None]:
         self.term = term
         if self.name not in term.members:
-            self._settled, self._contribution = self.round - 1, None  # no earlier order counts
+            self._stands, self._contribution = self.round, None  # no earlier order counts
             return
         began_s = yield do.Now()
         try:
@@ -259,27 +259,38 @@ class Worker:
         except Torn:
             yield from self._regroup()
             return
-        self._settled = self.round
         seconds = (yield do.Now()) - began_s
-        yield do.Tell(Settled(term=term.number, round=self.round, healed=healed, seconds=seconds))
+        yield do.Tell(
+            Settled(
+                term=term.number,
+                round=self.round,
+                holds=self._stands > self.round,
+                healed=healed,
+                seconds=seconds,
+            )
+        )
 
     def _settle(self) -> do.Life[bool]:
         """Bring every member of a new group to the same round; whether this one had to heal.
 
-        One gather of (round, contribution held, digest) tells all. A member that holds the
-        contribution to the newest round only missed its outcome, and is given that; any other
-        that is behind, or differs, takes over the whole state of the freshest member.
+        One gather of (round, contribution held, outcome known, digest) tells all. A member that
+        holds the contribution to the newest round only missed its outcome, and is given that; any
+        other that is behind, or differs, takes over the whole state of the freshest member. Of
+        earlier orders the next round alone stands, and only if a member holds its part of it.
         """
         held = self._contribution.round if self._contribution else 0
-        row = torch.tensor([self.round, held, self._digest()], dtype=torch.int64)
+        mine = [self.round, held, self._agreed_round, self._digest()]
+        row = torch.tensor(mine, dtype=torch.int64)
         rows = [tuple(int(v) for v in r) for r in (yield do.Gather(row))]
-        newest = max(number for number, _, _ in rows)
+        newest = max(number for number, *_ in rows)
+        self._stands = newest + any(holds == newest + 1 for _, holds, *_ in rows)
         donor = next(i for i, r in enumerate(rows) if r[0] == newest)
         healed = False
-        for member, (number, holds, digest) in zip(self.term.members, rows, strict=True):
-            if number == newest and digest == rows[donor][2]:
+        _, _, outcome, agreed = rows[donor]
+        for member, (number, holds, _, digest) in zip(self.term.members, rows, strict=True):
+            if number == newest and digest == agreed:
                 continue
-            missed = number == newest - 1 and holds == newest
+            missed = number == newest - 1 and holds == newest == outcome
             give = self._give_outcome if missed else self._give_state
             take = self._take_outcome if missed else self._take_state
             if self.name == self.term.members[donor]:
@@ -318,7 +329,12 @@ class Worker:
         self.inherit(Snapshot.from_bytes(data.numpy().tobytes()))
 
     def _digest(self) -> int:
+        """Of what members agree on: private parameters differ, and are to stay so."""
         agreed_N = self._agreed_vector()
+        if self._strategy is not None:
+            views = self.learner.layout.views(agreed_N)
+            shared = self._strategy.narrowed(self.learner.layout).names
+            agreed_N = torch.cat([views[name].reshape(-1) for name in shared])
         return int.from_bytes(hashlib.sha256(agreed_N.numpy().tobytes()).digest()[:7], "big")
 
     def _agreed_vector(self) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from coterie.coordinator.model import extra_bytes, ideal_per_s, predict, solo_per_s
@@ -115,7 +116,7 @@ def _sentences(world: World) -> Iterator[Strategy]:
             yield recipes.diloco_int8(num_steps)
         num_steps *= 2
     once_an_epoch = math.ceil(world.num_train / world.batch)
-    if 1 < once_an_epoch < num_steps:
+    if num_steps // 2 < once_an_epoch < num_steps:
         yield recipes.local_sgd(once_an_epoch)
 
 
@@ -283,7 +284,8 @@ def _what(world: World, chosen: _Weighed, lead: str) -> str:
 
 def _against_every_step(able: Sequence[_Weighed], chosen: _Weighed) -> Iterator[str]:
     plain = [each for each in able if each.strategy.every == 1 and each.strategy.pack is None]
-    for option in (each.option for each in plain if each.option.shares == chosen.option.shares):
+    alike = (each.option for each in plain if each.option.shares == chosen.option.shares)
+    for option in islice(alike, 1):  # sets that differ by a member without a share are alike
         yield (
             f"{option.strategy} would exchange at every step: {_time(option.round_s)} a round, of "
             f"which {_time(option.exchange_s)} exchange, and {_part(option, chosen)}."

@@ -75,6 +75,8 @@ def _told(decision: Event) -> Iterator[str]:
     for device in inputs.get("devices") or ():
         yield _device_words(device, inputs.get("batch"))
     yield from _link_words(inputs.get("links") or ())
+    if meeting_s := inputs.get("meeting_s"):
+        yield f"Measured of a meeting: {_seconds(meeting_s)} beyond the price of its exchange."
     yield f"Chosen: {_option_words(chosen)}{_rates_words(chosen)}."
     for reason in decision.get("reasons") or ():
         yield f"Because: {reason.rstrip('.')}."

@@ -162,7 +162,7 @@ def _torn(run: Run, torn: say.TornRound) -> None:
 def _settled(run: Run, name: str, settled: say.Settled) -> None:
     if settled.term != run.term.number:
         return
-    run.settled[name] = settled.round
+    run.settled[name] = settled
     run.healthy.add(name)
     if settled.healed:
         run.num_rejoined += 1
@@ -174,10 +174,10 @@ def _settled(run: Run, name: str, settled: say.Settled) -> None:
 def _report(run: Run, name: str, report: say.Report) -> None:
     for number in range(report.first_round, report.last_round + 1):
         run.ledger.commit(number, report.cohort)
+    log_final(run)  # first: what is measured here is of the epoch under way
     _measure(run, name, report)
     if name == run.term.members[0]:
         run.gauge.commit(run.now_s, run.ledger.num_samples, run.ledger.committed)
-    log_final(run)
 
 
 def _measure(run: Run, name: str, report: say.Report) -> None:

@@ -72,8 +72,9 @@ class Ledger:
     @property
     def epochs_done(self) -> float:
         """Epochs learned, with the part of those under way; rounds under way do not count."""
-        begun = sum(1 - count(spans) / self.num_train for spans in self.free.values())
-        under_way = sum(r.num_samples for r in self.issued.values()) / self.num_train
+        num_train = max(1, self.num_train)  # 0 until an agent has built the task
+        begun = sum(1 - count(spans) / num_train for spans in self.free.values())
+        under_way = sum(r.num_samples for r in self.issued.values()) / num_train
         return self.num_epochs + begun - under_way
 
     def grant(
@@ -116,7 +117,8 @@ class Ledger:
     def settle(self, number: int, members: Collection[str]) -> None:
         """A broken term ended on round `number`: what `members` hold of the next one stands.
 
-        Everything later is void, and a round that only the dead had committed is open again.
+        Everything later is void, the next one too if nobody holds a part of it; a round that only
+        the dead had committed is open again.
         """
         for later in [n for n in self.provisional if n > number]:
             self.issued[later] = self.provisional.pop(later)
@@ -127,7 +129,7 @@ class Ledger:
         for later in sorted(self.issued):
             keep = members if later == number + 1 else ()
             self.issued[later] = self._release(self.issued[later], keep)
-            if later > number + 1:
+            if not keep:
                 del self.issued[later]
         self.next_round = max(self.issued, default=number) + 1
 

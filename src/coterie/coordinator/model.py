@@ -163,7 +163,7 @@ def _line(sizes: Sequence[int], times_s: Sequence[float]) -> tuple[float, float]
 
 def _midmean(values: Sequence[float]) -> float:
     """The mean of the middle half (Tukey 1977)."""
-    cut = -(-(len(values) - 1) // 4)
+    cut = min(-(-(len(values) - 1) // 4), (len(values) - 1) // 2)
     return fmean(sorted(values)[cut : len(values) - cut])
 
 

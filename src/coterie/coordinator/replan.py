@@ -11,6 +11,7 @@ from coterie.coordinator.adapt import observe
 from coterie.coordinator.model import equal_option, predict
 from coterie.coordinator.run import Run
 from coterie.coordinator.shares import exact_shares
+from coterie.errors import StrategyError
 from coterie.sync.chain import Strategy
 from coterie.sync.recipes import parse
 from coterie.types import Layout
@@ -27,6 +28,11 @@ def choose(run: Run, cause: str) -> None:
     if run.stopping or run.torn:
         return
     asked = None if run.job.strategy == "auto" else (parse(run.job.strategy),)
+    if asked and _closure_needed(run) and not asked[0].walks:
+        raise StrategyError(
+            f"expected a strategy that walks, such as local-sgd(8), found {run.job.strategy}: this "
+            "optimizer evaluates the loss itself, and cannot step on a gradient agreed on"
+        )
     assert run.layout is not None
     number = len(run.decisions) + 1
     best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
@@ -38,7 +44,7 @@ def choose(run: Run, cause: str) -> None:
 
 
 def linked(run: Run) -> World:
-    """What is believed of the members and of those left out: a newcomer's links are not known yet."""
+    """What is believed of members and of those left out: newcomers have no known links yet."""
     return run.world.only((*run.term.members, *run.left_out))
 
 
@@ -66,9 +72,13 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
 
 def closures(run: Run) -> Sequence[Strategy] | None:
     """The sentences an optimizer can follow: one that needs a closure cannot take a gradient."""
-    if not any(m.ready and m.ready.needs_closure for m in run.members.values()):
+    if not _closure_needed(run):
         return None
     return [s for s in choices.candidates(run.world) if s.walks]
+
+
+def _closure_needed(run: Run) -> bool:
+    return any(m.ready and m.ready.needs_closure for m in run.members.values())
 
 
 def adopt(run: Run, decision: Decision) -> None:

@@ -73,7 +73,7 @@ class Run:
         self.healthy: set[str] = set()  # members that hold the agreed state
         self.left_out: set[str] = set()  # by the plan
         self.term = say.Term(number=0, members=(), store="")
-        self.settled: dict[str, int] = {}  # by member of the term: the round it stands on
+        self.settled: dict[str, say.Settled] = {}  # by member of the term: where all stand
         self.torn = False  # a member of the term is gone, or its meeting broke off
         self.mended = 0  # the newest term that was named at once: what tore before it is settled
         self.torn_at_s: float | None = None

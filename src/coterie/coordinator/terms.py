@@ -24,6 +24,7 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
         number=run.term.number + 1,
         members=tuple(living),
         store=run.members[living[0]].hello.store,
+        spare_store=run.members[living[1]].hello.store if len(living) > 1 else "",
         at_once=at_once,
     )
     run.mended = run.term.number if at_once else run.mended
@@ -47,11 +48,12 @@ def regroup(run: Run) -> Wait:
     run.pauses.append({})
     run.saving = None  # an order of a term that broke is void
     healthy = [name for name in run.term.members if name in run.healthy]
-    before = set(run.term.members)
+    before = {*run.term.members, *(run.plan.shares if run.plan else ())}
     yield from new_term(run, healthy, at_once=True)
     if run.torn:
         return
-    run.ledger.settle(next(iter(run.settled.values())), run.term.members)
+    stand = next(iter(run.settled.values()))
+    run.ledger.settle(stand.round, run.term.members if stand.holds else ())
     yield from link_up(run)
     lost = sorted(before - run.members.keys())
     was = "was" if len(lost) == 1 else "were"
@@ -69,12 +71,20 @@ def newcomers(run: Run) -> list[str]:
 
 
 def grow(run: Run) -> Wait:
-    """Take newcomers in at a boundary: they heal from the freshest member."""
+    """Take newcomers in at a boundary: they heal from the freshest member.
+
+    Who was left out comes too where its roads to them are not known: a plan weighs all together.
+    """
     arriving = newcomers(run)
     yield from drained(run)
     if run.torn:
         return
-    yield from new_term(run, [*run.term.members, *arriving], at_once=False)
+    apart = [
+        name
+        for name in sorted(run.left_out)
+        if any(frozenset((name, other)) not in run.links for other in arriving)
+    ]
+    yield from new_term(run, [*run.term.members, *arriving, *apart], at_once=False)
     yield from link_up(run)
     if not run.torn:
         choose(run, f"{' and '.join(arriving)} came in")

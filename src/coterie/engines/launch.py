@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from coterie.agents import checkpoint
 from coterie.config import Job, dump_job, parse_job
-from coterie.engines.local import DONE, FAILED, INTERRUPTED, REFUSED
-from coterie.errors import CoterieError
+from coterie.engines.local import DONE, FAILED, INTERRUPTED, REFUSED, member_names
+from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.machine import gpus
 from coterie.sync.recipes import parse
 from coterie.watch.events import follow
@@ -55,16 +55,19 @@ def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
 def _run_folder(job: Job, runs: Path, resume: Path | None) -> Iterator[Path]:
     """The run's folder with its job file; one that is refused before it began is removed."""
     run = _folder(job, runs, resume)
-    fresh = not run.exists()
+    path = run / "job.yaml"
+    fresh, before = not run.exists(), path.read_text() if path.exists() else None
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / "job.yaml").write_text(dump_job(job))
+        path.write_text(dump_job(job))
         yield run
     except OSError as error:
         raise CoterieError(f"expected to write the run to {run}, found: {error}") from error
     except _Refused as refusal:
         if fresh:
             shutil.rmtree(run, ignore_errors=True)
+        elif before is not None:
+            path.write_text(before)
         raise CoterieError(str(refusal)) from None
 
 
@@ -79,13 +82,21 @@ def _resolved(job: Job) -> Job:
     local = max(1, len(gpus())) if job.agents.local == "auto" else job.agents.local
     data = job.model_dump(by_alias=True, mode="json")
     data["agents"]["local"] = local
-    return parse_job(data)
+    resolved = parse_job(data)
+    names = member_names(resolved)
+    if job.drill is not None and job.drill.kill not in names:
+        raise JobError(
+            f"expected drill.kill to name an agent of this machine ({', '.join(names) or 'none'}), "
+            f"found {job.drill.kill}; name one of these"
+        )
+    return resolved
 
 
 def _folder(job: Job, runs: Path, resume: Path | None) -> Path:
     """The folder of the run that is resumed, or the next free one of the job's name."""
     if resume is not None:
-        return resume.parent.parent if resume.parent.name == "checkpoints" else resume
+        beside = resume.absolute().parent
+        return beside.parent if beside.name == "checkpoints" else resume
     if not (runs / job.name).exists():
         return runs / job.name
     pattern = re.compile(re.escape(job.name) + r"-(\d+)")
@@ -98,7 +109,7 @@ def _folder(job: Job, runs: Path, resume: Path | None) -> Path:
 
 def _follow(run: Path, resume: Path | None, show: Show) -> Result:
     events = run / "events.jsonl"
-    num_known = len(events.read_bytes().splitlines()) if events.exists() else 0
+    num_known = events.read_bytes().count(b"\n") if events.exists() else 0
     with _host(run, resume) as host:
         summary: dict[str, Any] = {}
         for event in follow(events, until=lambda: host.poll() is not None):
@@ -108,14 +119,21 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
             if event["kind"] == "summary":
                 summary = event
         complaint = host.communicate()[1].decode().strip()
-    if host.returncode == REFUSED or (host.returncode not in (DONE, FAILED, INTERRUPTED)):
-        raise _Refused(complaint or f"the coordinator ended with code {host.returncode}")
-    return Result(run, host.returncode, summary)
+    if host.returncode == REFUSED:
+        raise _Refused(complaint)
+    if host.returncode == INTERRUPTED or summary:
+        figures = {**summary, "error": complaint} if host.returncode == FAILED else summary
+        return Result(run, host.returncode, figures)
+    found = complaint.rpartition("\n")[2] or f"it ended with code {host.returncode}"
+    raise TrainingError(
+        f"expected the coordinator of {run} to see the run through, found: {found}; "
+        f"go on from its last checkpoint with --resume-from {run}"
+    )
 
 
 @contextmanager
 def _host(run: Path, resume: Path | None) -> Iterator[subprocess.Popen[bytes]]:
-    """The coordinating process; the first Ctrl-C asks it to stop, the second ends it."""
+    """The coordinating process; the first Ctrl-C asks it to stop, the second ends it at once."""
     command = [sys.executable, "-m", "coterie.engines.local", str(run)]
     command += [str(resume)] if resume is not None else []
     host = subprocess.Popen(
@@ -123,10 +141,9 @@ def _host(run: Path, resume: Path | None) -> Iterator[subprocess.Popen[bytes]]:
     )
 
     def interrupt(*_: object) -> None:
-        host.send_signal(signal.SIGKILL if interrupted else signal.SIGTERM)
-        interrupted.append(True)
+        host.send_signal(next(signals, signal.SIGKILL))
 
-    interrupted: list[bool] = []
+    signals = iter((signal.SIGTERM, signal.SIGINT))
     try:
         with _on_interrupt(interrupt):
             yield host
@@ -180,6 +197,5 @@ def _alone(
     try:
         summary = solo.train()
     except CoterieError as error:
-        solo.fail(str(error))
-        return Result(run, FAILED, {"error": str(error)})
+        return Result(run, FAILED, {"error": solo.fail(str(error))})
     return Result(run, INTERRUPTED if solo.interrupted else DONE, summary)

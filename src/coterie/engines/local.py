@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,9 @@ from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
 from coterie.engines.throttle import DutyCycle, Throttle, choose
 from coterie.errors import CheckpointError, CoterieError
-from coterie.machine import cores
+from coterie.machine import cores, die_with_parent, memory_available_bytes
 from coterie.transport.control import ControlServer
-from coterie.transport.messages import Beat, Hello
+from coterie.transport.messages import Beat, Hello, Stop
 from coterie.transport.secure import Keys
 from coterie.watch.events import EventLog, audit, read
 
@@ -37,7 +37,16 @@ TICK_S = 0.1
 BEAT_S = 2.0
 MAX_RESTARTS = 3
 THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the rest is ours
+# torch asks for the name of each address that it connects to; a slow answer would hold up a term.
+QUICK_NAMES = {"RES_OPTIONS": "timeout:1 attempts:1"}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def member_names(job: Job) -> list[str]:
+    """What the agents of this machine are called."""
+    num = job.agents.local
+    assert isinstance(num, int)
+    return [f"agent-{i}" for i in range(num)]
 
 
 @dataclass
@@ -62,10 +71,8 @@ class LocalAgents:
 
     def start(self) -> None:
         """Start every local agent."""
-        num = self.job.agents.local
-        assert isinstance(num, int)
-        names = [f"agent-{i}" for i in range(num)]
-        throttles = choose(dict(zip(names, self._cores(num), strict=True)))
+        names = member_names(self.job)
+        throttles = choose(dict(zip(names, self._cores(len(names)), strict=True)))
         for name in names:
             spawned = self._spawn(name, throttles[name])
             self.processes[name] = Process(name, spawned, throttles[name])
@@ -86,9 +93,13 @@ class LocalAgents:
         duty = throttle.duty if throttle else DutyCycle(1.0)
         command = [sys.executable, "-m", "coterie.cli", "join", self.endpoint]
         command += ["--key", str(self.run / "join.key"), "--name", name, "--with-parent"]
+        command += ["--root", self.job.root]
         command += ["--duty", str(duty.fraction), "--threads", str(self._num_threads())]
         with (self.run / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            env = {**os.environ, **QUICK_NAMES}
+            return subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def settle(self, name: str) -> None:
         """An agent has its imports done: from here on it goes at its own speed."""
@@ -111,6 +122,11 @@ class LocalAgents:
             elif process.restart_at_s is not None and now_s >= process.restart_at_s:
                 process.popen = self._spawn(name, process.throttle)
                 process.num_starts, process.restart_at_s = process.num_starts + 1, None
+
+    def last_words(self, name: str) -> str:
+        """The last line of an agent's log, after a colon."""
+        lines = (self.run / f"{name}.log").read_text(errors="replace").splitlines()
+        return f": {lines[-1]}" if lines else ""
 
     def close(self) -> None:
         """Leave no process and no control group behind."""
@@ -162,13 +178,20 @@ class Host:
                     self._flush()
             return self._end()
         finally:
-            self._agents.close()
-            self._server.close()
-            self._log.close()
-            (self._run / "join.key").unlink(missing_ok=True)
+            self._close()
 
-    def _signalled(self) -> None:
-        self.coordinator.stop("interrupted")
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGTERM:
+            self.coordinator.stop("interrupted")
+            return
+        self._close()  # asked to end at once: no state is saved any more
+        os._exit(INTERRUPTED)
+
+    def _close(self) -> None:
+        self._agents.close()
+        self._server.close()
+        self._log.close()
+        (self._run / "join.key").unlink(missing_ok=True)
 
     def _hear(self) -> None:
         while (received := self._server.receive()) is not None:
@@ -185,7 +208,10 @@ class Host:
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
         if hello.name in self.coordinator.run.members:
-            return  # an impostor, or a restart that is faster than the news of the death
+            # An impostor, or a restart that is faster than the news of the death.
+            reason = f"an agent {hello.name} is here already; choose another --name"
+            self._server.send(identity, Stop(reason=reason, at_once=True))
+            return
         self._identities[hello.name] = identity
         self._names = {i: n for n, i in self._identities.items()}
 
@@ -194,6 +220,7 @@ class Host:
         after_s = drill.restart_after_s if drill else 1.0
         for name, code in self._agents.reap(time.time(), after_s):
             reason = f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
+            reason += self._agents.last_words(name) if code > 0 else ""
             if self.coordinator.run.plan is None and self._agents.processes[name].num_starts > 1:
                 self.coordinator.run.fail(
                     f"{name} {reason} while starting; see {self._run / name}.log"
@@ -255,6 +282,8 @@ class Host:
             strategy=self.job.strategy,
             until=self.job.until,
             endpoint=self._server.endpoint,
+            cores=cores(),
+            memory_bytes=memory_available_bytes(),
             **resumed,
         )
 
@@ -297,15 +326,15 @@ class Host:
 
 
 @contextmanager
-def _wakeups(stop: Any) -> Iterator[socket.socket]:
-    """A socket that wakes a poll when a child ends; SIGTERM and SIGINT call `stop` too."""
+def _wakeups(stop: Callable[[int], None]) -> Iterator[socket.socket]:
+    """A socket that wakes a poll when a child ends; SIGTERM and SIGINT call `stop`."""
     bell, ringer = socket.socketpair()
     bell.setblocking(False)
     ringer.setblocking(False)
     previous = signal.set_wakeup_fd(ringer.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop())
+        signal.signal(number, lambda number, _: stop(number))
     try:
         yield bell
     finally:
@@ -324,12 +353,15 @@ def _empty(bell: socket.socket) -> None:
 
 def main(run: str, resume: str = "") -> int:
     """The coordinating process of one run."""
+    die_with_parent(signal.SIGTERM)  # and save the state first
+    host = None
     try:
         start = checkpoint.load(Path(resume)) if resume else None
-        return Host(Path(run), start).serve()
+        host = Host(Path(run), start)
+        return host.serve()
     except CoterieError as error:
         print(error, file=sys.stderr)
-        return REFUSED
+        return FAILED if host and host.coordinator.run.plan else REFUSED
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from coterie.config import Job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint, Resume
-from coterie.errors import Torn
+from coterie.errors import CoterieError, Torn
 from coterie.sync.exchanges import Payload, Reduce
 from coterie.transport import messages as say
 from coterie.transport.memory import Call, MemoryTransport
@@ -64,7 +64,7 @@ class Outcome:
     events: list[dict[str, Any]]
     summary: dict[str, Any]
     checkpoints: list[Checkpoint]
-    workers: dict[str, Worker]
+    workers: dict[str, Worker]  # of those that live, or lived until told to leave
     seconds: float
 
 
@@ -83,6 +83,7 @@ class Simulation:
         self._setup, self._world = setup, world
         self._hub = MemoryTransport()
         self._agents: dict[str, Agent] = {}
+        self._left: dict[str, Worker] = {}
         self._terms: dict[str, say.Term] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._num_scheduled = 0
@@ -102,8 +103,9 @@ class Simulation:
             self._now_s, _, happen = heapq.heappop(self._queue)
             happen()
             self._flush()
-        workers = {n: a.worker for n, a in self._agents.items() if a.worker is not None}
+        living = {n: a.worker for n, a in self._agents.items() if a.worker is not None}
         figures = summary(self.coordinator.run)
+        workers = dict(sorted({**self._left, **living}.items()))
         return Outcome(self.events, figures, self.checkpoints, workers, self._now_s)
 
     # -- time -------------------------------------------------------------------------------------
@@ -191,10 +193,15 @@ class Simulation:
         files = agent.assembly.files
         if agent.welcome is None or len(files) < agent.welcome.num_files:
             return
-        agent.worker = worker = Worker(name, Learner(self._setup))
-        if files:
-            take_over = worker.adopt if state_file(name) in files else worker.inherit
-            take_over(Snapshot.from_files(files, name))
+        worker = Worker(name, Learner(self._setup))
+        try:
+            if files:
+                take_over = worker.adopt if state_file(name) in files else worker.inherit
+                take_over(Snapshot.from_files(files, name))
+        except CoterieError as error:
+            self._tell(name, say.Refused(reason=str(error)))
+            return
+        agent.worker = worker
         layout = worker.learner.layout
         ready = say.Ready(
             names=layout.names,
@@ -215,10 +222,12 @@ class Simulation:
         agent.waits_for, agent.turn = "", agent.turn + 1
         while True:
             try:
-                torn = isinstance(answer, Torn)
-                effect = agent.life.throw(answer) if torn else agent.life.send(answer)
+                failed = isinstance(answer, CoterieError)
+                effect = agent.life.throw(answer) if failed else agent.life.send(answer)
             except StopIteration:
-                self._agents.pop(name, None)
+                assert agent.worker is not None
+                self._left[name] = agent.worker
+                del self._agents[name]
                 return
             match effect:
                 case do.Now():
@@ -232,7 +241,7 @@ class Simulation:
                     agent.waits_for = "order"
                     return
                 case do.Compute(run, batches):
-                    self._later(name, sum(map(agent.device.step_s, batches)), run())
+                    self._later(name, sum(map(agent.device.step_s, batches)), _attempt(run))
                     return
                 case _ if any(getattr(m, "at_once", False) for m in agent.inbox):
                     answer = Torn("a new membership was named")
@@ -274,6 +283,14 @@ class Simulation:
         if call.op.startswith("pass:"):
             return sum(link.latency_s + num_bytes / link.bytes_per_s for link in links)
         return Reduce().price(Payload(num_bytes, summable=call.op == "total"), len(members), links)
+
+
+def _attempt(run: Callable[[], Any]) -> Any:
+    """What a computation comes to: its value, or the error to raise in the worker."""
+    try:
+        return run()
+    except CoterieError as error:
+        return error
 
 
 def _call(name: str, term: int, effect: do.Effect) -> Call:

@@ -18,7 +18,7 @@ from coterie.agents.snapshot import Snapshot
 from coterie.agents.stream import Stream
 from coterie.config import Job
 from coterie.errors import CheckpointError
-from coterie.leases import Lease, Span, take, unlearned
+from coterie.leases import Lease, Span, count, take, unlearned
 from coterie.watch.events import EventLog
 
 NAME = "agent-0"
@@ -56,6 +56,7 @@ class Solo:
         snapshot = Snapshot.from_files(point.files, NAME)
         self.learner.restore(snapshot.weights, snapshot.private)
         self.num_epochs, self.open = unlearned(point.meta, self.num_train)
+        self._part = self._begun()
 
     def train(self) -> dict[str, Any]:
         """Learn until `until`; the summary. Raises TrainingError where it cannot go on."""
@@ -72,24 +73,30 @@ class Solo:
         learner = self.learner
         data_epoch = min(self.open, default=self.num_epochs)
         spans = self.open.setdefault(data_epoch, ((0, self.num_train),))
-        learner.end_epoch(data_epoch, self.loss)
-        loss_sum, num_done = 0.0, 0
+        learner.end_epoch(data_epoch, None)
+        begun, loss_sum, num_done = self._begun(), 0.0, 0
         for batch in self._stream.batches(data_epoch, Lease(spans, self.job.batch)):
             self.loss = learner.step(batch)
             num_done += len(batch)
             loss_sum += self.loss * len(batch)
             self._num_samples += len(batch)
-            self._part = num_done / self.num_train
+            self._part = begun + num_done / self.num_train
             self._between_steps(data_epoch, spans, num_done)
             if self._reached({}):
                 break
         self.open[data_epoch] = take(spans, num_done)[1]
         if not self.open[data_epoch]:
             del self.open[data_epoch]
-            self.num_epochs, self._part = self.num_epochs + 1, 0.0
-            self._tell("epoch", data_epoch=data_epoch, loss=loss_sum / max(1, num_done))
+            self.num_epochs, self._part = self.num_epochs + 1, self._begun()
+            epoch_loss = loss_sum / max(1, num_done)
+            learner.end_epoch(data_epoch + 1, epoch_loss)
+            self._tell("epoch", data_epoch=data_epoch, loss=epoch_loss)
             if time.time() - self._scored_s >= self._score_s / EVALUATION_PART:
                 self._evaluate()
+
+    def _begun(self) -> float:
+        """Epochs learned in part, by their parts."""
+        return sum(1 - count(spans) / self.num_train for spans in self.open.values())
 
     def _between_steps(self, data_epoch: int, spans: Sequence[Span], num_done: int) -> None:
         now_s = time.time()
@@ -144,7 +151,7 @@ class Solo:
         meta: dict[str, Any] = {
             "round": learner.num_steps,
             "num_steps": learner.num_steps,
-            "num_epochs": self.num_epochs,
+            "num_epochs": self.num_epochs + sum(not spans for spans in self.open.values()),
             "num_train": self.num_train,
             "free": {str(epoch): spans for epoch, spans in self.open.items() if spans},
             "layout": checkpoint.describe_layout(learner.layout),
@@ -220,24 +227,32 @@ class Solo:
         self._tell("stopped", reason=reason, ok=not self.interrupted, resumable=True)
         return told
 
-    def fail(self, reason: str) -> None:
-        """The run cannot go on; what was saved before is kept."""
+    def fail(self, reason: str) -> str:
+        """The run cannot go on; the reason, and what was saved before and is kept."""
         saved = checkpoint.good_checkpoints(self.run)
         kept = f"; the last good checkpoint is {saved[0]}" if saved else ""
         self._tell("error", text=reason + kept)
         self._tell("stopped", reason=reason, ok=False, resumable=bool(saved))
+        return reason + kept
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C ends the run at the next step; only the main thread can listen for it."""
+        """Ctrl-C or SIGTERM end the run at the next step, a second one at once.
+
+        Only the main thread can listen for them.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = signal.signal(signal.SIGINT, self._interrupt)
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, self._interrupt) for number in numbers}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def _interrupt(self, *_: object) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
         self.interrupted = True

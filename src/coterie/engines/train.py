@@ -69,7 +69,7 @@ def train(
     runs = Path(options.get("runs", "runs"))
     resume = Path(options["resume"]) if "resume" in options else None
     job = _job(only, optimizer, batch, until, options)
-    many = job.agents.num_known != 1
+    many = _is_many(job)
     show = options.get("show")
     if show is not None:
         return _start(job, only, optimizer, options, (runs, resume, show), many)
@@ -99,6 +99,11 @@ def _start(
         seed=job.seed,
     )
     return alone(job, setup, *where)
+
+
+def _is_many(job: Job) -> bool:
+    """Whether agents are processes of their own; a remote one is, even if it is the only one."""
+    return job.agents.num_known != 1 or job.agents.remote > 0
 
 
 def _only(task: Supervised | Sequence[Supervised]) -> Supervised:
@@ -140,7 +145,7 @@ def _job(
         if key in options:
             data[key] = options[key]  # type: ignore[literal-required]
     job = parse_job(data, "coterie.train")
-    if job.agents.num_known != 1:
+    if _is_many(job):
         for where, found in {**spec, **spec["metrics"], "optimizer": data["optimizer"]}.items():
             if where != "metrics" and found["call"].startswith(_HERE):
                 raise JobError(

@@ -262,6 +262,11 @@ def checked(task: Supervised) -> Supervised:
                 f"{task.name}: the loss could not be computed on the first 2 samples: "
                 f"{quoted(error)}; mend the model, the data or the loss"
             ) from error
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise JobError(
+            f"{task.name}: expected a model that can learn, found no parameter that "
+            f"requires_grad in {type(model).__name__}; give it weights, or unfreeze some"
+        )
     if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
         found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise JobError(

@@ -6,6 +6,7 @@ beats while its main thread computes, and fills an inbox that a collective can b
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -30,7 +31,15 @@ from coterie.transport.messages import (
 from coterie.transport.secure import JoinKey, Keys
 
 BEAT_S = 0.5
+LINGER_MS = 1000  # how long an end that closes goes on sending what is queued
+LEAVE = b""  # no message has an empty frame
 SILENCE_S = 20.0  # without a word from the coordinator an agent gives up
+NUM_GREETINGS = 3  # broken off in a row before an agent takes its key for another run's
+
+
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_BROKEN_OFF = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_LET_IN = zmq.EVENT_HANDSHAKE_SUCCEEDED
 
 
 class Inbox:
@@ -73,23 +82,23 @@ class ControlClient:
 
     def __init__(self, endpoint: str, key: JoinKey, identity: str) -> None:
         self.inbox = Inbox()
-        self._context = zmq.Context()
+        self._context = _boundless()
         self._outgoing = self._context.socket(zmq.PUSH)
         self._outgoing.bind("inproc://outgoing")
         self.given_up = ""  # why, if this end gave the coordinator up
-        self._closing = threading.Event()
+        self._num_broken_off = 0  # handshakes, in a row
         self._thread = threading.Thread(
             target=self._serve, args=(endpoint, key, identity), daemon=True
         )
         self._thread.start()
 
     def tell(self, message: Wire) -> None:
-        """Send a message to the coordinator; never blocks on the network."""
+        """Send a message to the coordinator; never blocks, even where none is reached yet."""
         self._outgoing.send_multipart(encode(message))
 
     def close(self) -> None:
         """Send what is queued, then leave."""
-        self._closing.set()
+        self._outgoing.send(LEAVE)
         self._thread.join(timeout=2.0)
         self._context.destroy(linger=0)
 
@@ -98,8 +107,8 @@ class ControlClient:
         dealer.identity = identity.encode()
         dealer.curve_serverkey = key.server_public
         dealer.curve_publickey, dealer.curve_secretkey = key.agent_public, key.agent_secret
-        dealer.linger = 1000
-        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        dealer.linger = LINGER_MS
+        monitor = dealer.get_monitor_socket(_REFUSED | _BROKEN_OFF | _LET_IN)
         dealer.connect(f"tcp://{endpoint}")
         outgoing = self._context.socket(zmq.PULL)
         outgoing.connect("inproc://outgoing")
@@ -107,22 +116,36 @@ class ControlClient:
         for source in (dealer, outgoing, monitor):
             poller.register(source, zmq.POLLIN)
         beat_at = heard_at = time.monotonic()
-        while not self._closing.is_set() or outgoing.poll(0):
+        while True:
             ready = dict(poller.poll(max(1, int(1000 * (beat_at - time.monotonic())))))
             if monitor in ready:
-                zmq.utils.monitor.recv_monitor_message(monitor)
-                self._give_up("the coordinator refused this agent's key; use its join.key file")
+                self._greeted(zmq.utils.monitor.recv_monitor_message(monitor)["event"])
             if outgoing in ready:
-                dealer.send_multipart(outgoing.recv_multipart())
+                frames = outgoing.recv_multipart()
+                if frames == [LEAVE]:
+                    break
+                _send(dealer, frames)
             if dealer in ready:
                 heard_at = time.monotonic()
                 self._take(dealer.recv_multipart())
             if time.monotonic() >= beat_at:
                 beat_at = time.monotonic() + BEAT_S
-                dealer.send_multipart(encode(Beat()))
+                _send(dealer, encode(Beat()))
             if time.monotonic() - heard_at > SILENCE_S:
                 heard_at = time.monotonic()
                 self._give_up(f"no word from the coordinator at {endpoint} for {SILENCE_S:.0f} s")
+        dealer.close()  # it lingers until what it holds is sent
+
+    def _greeted(self, event: int) -> None:
+        """How a handshake ended: a coordinator hangs up on whoever has another one's key."""
+        self._num_broken_off = self._num_broken_off + 1 if event == _BROKEN_OFF else 0
+        if event == _REFUSED:
+            self._give_up("the coordinator refused this agent's key; use its join.key file")
+        elif self._num_broken_off == NUM_GREETINGS:
+            self._give_up(
+                "whoever listens there hung up on this key, which is another run's or another "
+                "program's port; check the address, and copy that run's join.key again"
+            )
 
     def _take(self, frames: list[bytes]) -> None:
         try:
@@ -142,7 +165,7 @@ class ControlServer:
     """The coordinator's end: one port, only agents that hold the join key."""
 
     def __init__(self, listen: str, keys: Keys) -> None:
-        self._context = zmq.Context()
+        self._context = _boundless()
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
         self._authenticator.configure_curve_callback(
@@ -152,7 +175,7 @@ class ControlServer:
         self._socket.curve_server = True
         self._socket.curve_secretkey = keys.server_secret
         self._socket.router_handover = True
-        self._socket.linger = 1000
+        self._socket.linger = LINGER_MS
         free = listen.endswith(":0")  # any port that is free
         try:
             self._socket.bind(f"tcp://{listen.removesuffix(':0')}:*" if free else f"tcp://{listen}")
@@ -192,9 +215,22 @@ class ControlServer:
 
     def close(self) -> None:
         """Send what is queued, then close the port."""
-        self._socket.close(linger=1000)
+        self._socket.close(linger=LINGER_MS)
         self._authenticator.stop()
         self._context.term()
+
+
+def _send(dealer: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    # A refused key leaves no road at all: to wait for one would be to wait for ever.
+    with contextlib.suppress(zmq.Again):
+        dealer.send_multipart(frames, zmq.NOBLOCK)
+
+
+def _boundless() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context whose sockets queue all they are given: else the 1001st blocks, or is lost."""
+    context = zmq.Context()
+    context.setsockopt(zmq.SNDHWM, 0)
+    return context
 
 
 class _OnlyKey:

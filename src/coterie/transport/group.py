@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -34,44 +35,45 @@ class GroupTransport:
         self._device = c10d.ProcessGroupGloo.create_device(hostname=address)
         listener = socket.create_server((address, 0))
         self.store_endpoint = f"{address}:{listener.getsockname()[1]}"
-        self._stores = {
-            self.store_endpoint: c10d.TCPStore(
-                host_name=address,
-                port=listener.getsockname()[1],
-                is_master=True,
-                wait_for_workers=False,
-                master_listen_fd=listener.detach(),
-            )
-        }
+        self._server = c10d.TCPStore(
+            host_name=address,
+            port=listener.getsockname()[1],
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+        self._stores: dict[str, Any] = {self.store_endpoint: self._server}
         self._group: Any = None
 
     def form(self, number: int, rank: int, size: int, store: str) -> None:
         """Build the group of a term; raises Torn if a member does not come."""
         self.leave()
-        built = _InThread(lambda: self._build(number, rank, size, store), self._inbox)
+        # Taken out until the group stands: a call that is abandoned goes on waiting for its member,
+        # and holds the lock of its connection against the next term.
+        dialled = self._stores.pop(store, None)
+        built = _InThread(
+            lambda: self._build(number, rank, size, dialled or _dial(store)), self._inbox
+        )
         if not self._inbox.wait(built.done, TIMEOUT_S):
             raise Torn(f"term {number} was not formed")
-        self._group = _result(built.result)
+        self._group, self._stores[store] = _result(built.result)
 
-    def _build(self, number: int, rank: int, size: int, store: str) -> Any:
+    def dial_ahead(self, store: str) -> None:
+        """Connect to the store that the next term will need if this one's is lost, meanwhile."""
+        if store and store not in self._stores:
+            threading.Thread(target=self._dial_ahead, args=(store,), daemon=True).start()
+
+    def _dial_ahead(self, store: str) -> None:
+        with suppress(RuntimeError):  # whoever needs it dials again, and tells
+            self._stores[store] = _dial(store)
+
+    def _build(self, number: int, rank: int, size: int, store: Any) -> tuple[Any, Any]:
         options = c10d.ProcessGroupGloo._Options()
         options._timeout = timedelta(seconds=TIMEOUT_S)
         options._threads = 1  # one thread keeps every collective in the order it was asked
         options._devices = [self._device]
-        prefixed = c10d.PrefixStore(f"term-{number}", self._store(store))
-        return c10d.ProcessGroupGloo(prefixed, rank, size, options)
-
-    def _store(self, endpoint: str) -> Any:
-        if endpoint not in self._stores:
-            host, _, port = endpoint.rpartition(":")
-            self._stores[endpoint] = c10d.TCPStore(
-                host_name=host,
-                port=int(port),
-                is_master=False,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=TIMEOUT_S),
-            )
-        return self._stores[endpoint]
+        prefixed = c10d.PrefixStore(f"term-{number}", store)
+        return c10d.ProcessGroupGloo(prefixed, rank, size, options), store
 
     def total(self, vector_N: Tensor) -> Tensor:
         """The sum of every member's vector, in place; bitwise the same on all."""
@@ -127,6 +129,18 @@ class GroupTransport:
         _result(waiting.result)
 
 
+def _dial(store: str) -> Any:
+    """A connection to the store of addresses that listens at host:port."""
+    host, _, port = store.rpartition(":")
+    return c10d.TCPStore(
+        host_name=host,
+        port=int(port),
+        is_master=False,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=TIMEOUT_S),
+    )
+
+
 def _result(call: Callable[[], Any]) -> Any:
     try:
         return call()
@@ -139,7 +153,7 @@ class _InThread:
 
     def __init__(self, call: Callable[[], Any], inbox: Inbox) -> None:
         self._value: Any = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._finished = False
         self._inbox = inbox
         threading.Thread(target=self._run, args=(call,), daemon=True).start()
@@ -147,7 +161,7 @@ class _InThread:
     def _run(self, call: Callable[[], Any]) -> None:
         try:
             self._value = call()
-        except RuntimeError as error:
+        except Exception as error:  # raised where the result is asked for
             self._error = error
         self._finished = True
         self._inbox.ring()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from coterie.errors import CoterieError
 from coterie.leases import Lease, Span, cut_block
@@ -21,7 +21,7 @@ PIECE_BYTES = 1 << 20
 class Wire(BaseModel):
     """A message that travels; unknown or mistyped fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 # -- agent to coordinator ------------------------------------------------------------------------
@@ -87,11 +87,15 @@ class TornRound(Wire):
 
 
 class Settled(Wire):
-    """The group of this term stands, and its last committed round is `round`."""
+    """The group of this term stands, and its last committed round is `round`.
+
+    `holds` says whether any member has its part of the next one ready: that round then stands.
+    """
 
     kind: Literal["settled"] = "settled"
     term: int
     round: int
+    holds: bool = False
     healed: bool
     seconds: float
 
@@ -134,9 +138,15 @@ class State(Wire):
     kind: Literal["state"] = "state"
     ticket: int  # the round it was asked at; -1 when a resumed run hands it out
     file: str
-    index: int
+    index: int = Field(ge=0)
     total: int
     blob: bytes = Field(default=b"", exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> State:
+        if self.index >= self.total:
+            raise ValueError(f"expected a piece below {self.total}, found {self.index}")
+        return self
 
 
 class Bye(Wire):
@@ -171,6 +181,7 @@ class Term(Wire):
     number: int
     members: tuple[str, ...]
     store: str  # where the first member's store of addresses listens
+    spare_store: str = ""  # and the second member's, should the first one die
     at_once: bool = False
 
 
@@ -264,18 +275,21 @@ def pieces(ticket: int, file: str, data: bytes) -> Iterator[State]:
 
 @dataclass
 class Assembly:
-    """Files of state put together again from their pieces, in whatever order they come."""
+    """Files of state put together again from their pieces, in whatever order they come.
+
+    Pieces that disagree on how many there are belong to different files of one name.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
-    _parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    _parts: dict[tuple[str, int], dict[int, bytes]] = field(default_factory=dict)
 
     def add(self, piece: State) -> None:
         """Take a piece; a file appears in `files` once it is whole."""
-        parts = self._parts.setdefault(piece.file, {})
+        parts = self._parts.setdefault((piece.file, piece.total), {})
         parts[piece.index] = piece.blob
         if len(parts) == piece.total:
             self.files[piece.file] = b"".join(parts[i] for i in range(piece.total))
-            del self._parts[piece.file]
+            del self._parts[piece.file, piece.total]
 
 
 def decode_from_agent(frames: Sequence[bytes]) -> Any:
@@ -290,7 +304,7 @@ def decode_from_coordinator(frames: Sequence[bytes]) -> Any:
 
 def _decode(adapter: TypeAdapter[Any], frames: Sequence[bytes]) -> Any:
     try:
-        message = adapter.validate_json(frames[0])
+        message = adapter.validate_json(frames[0], strict=True)
     except (ValidationError, IndexError) as error:
         raise BadMessage(f"expected a message of this protocol, found {error!s:.200}") from error
     wanted = 2 if isinstance(message, State) else 1

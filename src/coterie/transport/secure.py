@@ -41,28 +41,37 @@ class JoinKey:
     def parse(cls, text: str) -> JoinKey:
         """Read a key's line; raises JoinError if it is not one."""
         head, _, body = text.strip().partition(":")
-        if head != "coterie" or len(body) != 2 * _LENGTH:
+        server_public, agent_secret = body[:_LENGTH].encode(), body[_LENGTH:].encode()
+        if head != "coterie" or not (_is_key(server_public) and _is_key(agent_secret)):
             raise JoinError(
                 "expected a join key (the one line of the run's join.key file), found something "
                 "else; copy that file from the coordinator's run folder"
             )
-        return cls(body[:_LENGTH].encode(), body[_LENGTH:].encode())
+        return cls(server_public, agent_secret)
 
     def write(self, path: Path) -> None:
         """Write the key so that only its owner can read it."""
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            os.fchmod(file.fileno(), 0o600)  # a file that was there keeps its mode when opened
             file.write(self.text() + "\n")
 
     @classmethod
     def read(cls, path: Path) -> JoinKey:
         """Read a key file; raises JoinError if it is missing or no key."""
         try:
-            return cls.parse(path.read_text())
+            return cls.parse(path.read_text(errors="replace"))
         except OSError as error:
             raise JoinError(
                 f"expected a join key in {path}, found {error.strerror}; "
                 "copy join.key from the coordinator's run folder"
             ) from error
+
+
+def _is_key(text: bytes) -> bool:
+    try:
+        return len(text) == _LENGTH and bool(zmq.curve_public(text))
+    except zmq.ZMQError:  # not Z85
+        return False
 
 
 @dataclass(frozen=True)

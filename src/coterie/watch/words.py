@@ -102,13 +102,15 @@ def _run_words(event: Event) -> str:
     agents, batch = event.get("agents"), number_of(event, "batch")
     num = len(agents) if isinstance(agents, list | tuple) else agents
     until = " or ".join(f"{name} {goal:g}" for name, goal in numbers_of(event, "until").items())
-    resumed = text_of(event, "resumed_from")
+    resumed, cores = text_of(event, "resumed_from"), number_of(event, "cores")
+    memory = (number_of(event, "memory_bytes") or 0) / 1e9
     parts = (
         text_of(event, "name"),
         f"{num} agents" if num else "",
         f"batch {amount(batch)}" if batch else "",
         f"until {until}" if until else "",
         f"resumed from {resumed}" if resumed else "",
+        f"on {amount(cores)} cores and {memory:.3g} GB" if cores else "",
     )
     return ", ".join(part for part in parts if part)
 

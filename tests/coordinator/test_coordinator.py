@@ -1,0 +1,212 @@
+"""The coordinator as a machine that is only told things: the same words, the same deeds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from coterie.coordinator.coordinator import PROGRESS_S, TORN_GRACE_S, Coordinator
+from coterie.coordinator.members import FLOOR_S
+from coterie.transport import messages as say
+
+acts = st.lists(
+    st.tuples(
+        st.sampled_from(["kill", "enter", "tear", "slow down", "wait"]),
+        st.sampled_from("bcde"),
+        st.integers(0, 12),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(acts, st.booleans(), st.sampled_from(["auto", "all-reduce", "local-sgd(4)"]))
+def test_whatever_happens_to_the_others_one_that_lives_learns_every_sample_once(
+    play, happening, holding, strategy
+):
+    p = play(3, strategy=strategy, checkpoint_every_s=0.5, until={"epochs": 6.0})
+    p.num_train, p.pace_s, p.holding = 1000, 0.002, holding
+    p.until_training()
+    for act, name, answers in happening:
+        if p.run.leaving:
+            break
+        if act == "kill":
+            p.kill(name)
+        elif act == "enter" and name not in p.run.members:
+            p.enter(name)
+        elif act == "tear":
+            p.say("a", say.TornRound(term=p.run.term.number))
+        elif act == "slow down":
+            p.per_sample_s[name] = p.per_sample_s.get(name, p.pace_s) * (answers + 1)
+        else:
+            p.wait(answers / 4)
+        for _ in range(answers):
+            p.answer()
+    p.to_the_end()
+    assert p.run.failure == ""
+    assert p.run.ledger.num_epochs == 6
+    assert p.times_learned() == {epoch: {1} for epoch in range(6)}
+    assert p.checkpoints[-1].meta["round"] == p.run.ledger.committed
+
+
+@pytest.mark.parametrize("strategy", ["auto", "all-reduce"])
+def test_told_the_same_it_does_the_same(play, job, strategy):
+    p = play(3, strategy=strategy, baselines=["solo", "equal"], until={"epochs": 30.0})
+    p.until_training()
+    p.kill("b")
+    p.wait(1.0)
+    p.enter("b")
+    p.to_the_end()
+    twin = Coordinator(
+        job(3, strategy=strategy, baselines=["solo", "equal"], until={"epochs": 30.0}), 3
+    )
+    for act in p.script:
+        act(twin)
+    assert [(n, m) for n, m in twin.run.outbox] == p.told
+    assert [{"kind": kind, **fields} for kind, fields in twin.run.log] == p.events
+    assert twin.run.checkpoints == p.checkpoints
+
+
+def test_a_silent_member_is_lost_by_its_pulse_and_a_regular_one_is_not(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    p.mute.add("b")
+    p.until_true(lambda: p.of("agent", state="lost"))
+    (lost,) = p.of("agent", state="lost")
+    assert lost["member"] == "b"
+    assert lost["reason"].startswith("silent for 5.")
+    p.until(say.Block)
+    assert p.memberships[-1] == ("a", "c")
+
+
+def test_whoever_beats_is_never_lost_however_long_nothing_else_happens(play):
+    p = play(2)
+    p.enter("a")
+    p.hello("b")  # builds its task for long
+    p.wait(50.0, step_s=FLOOR_S - 0.1)
+    assert p.run.members.keys() == {"a", "b"}
+
+
+def test_an_agent_that_falls_silent_before_it_is_ready_is_lost_too(play):
+    p = play(2, agents={"local": 2, "join_timeout_s": 30.0})
+    p.enter("a")
+    p.hello("b")
+    p.mute.add("b")
+    p.wait(40.0)
+    assert "found 1 (a)" in p.run.failure
+
+
+def test_a_torn_report_with_nobody_dead_names_the_same_members_anew_after_a_grace(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    p.orders.clear()  # the meeting hangs
+    for name in ("b", "a", "c"):
+        p.say(name, say.TornRound(term=1))
+    p.wait(TORN_GRACE_S)
+    assert len(p.memberships) == 1
+    p.wait(0.25)
+    assert p.memberships == [("a", "b", "c"), ("a", "b", "c")]
+    assert p.orders_of(say.Term)[-1].at_once
+    p.until(say.Block)
+    assert p.of("decision")[-1]["cause"] == "a meeting broke off"
+    assert p.run.num_kills == 0
+
+
+def test_a_death_within_the_grace_is_answered_at_once_and_only_once(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    p.orders.clear()
+    p.say("a", say.TornRound(term=1))
+    p.wait(0.5)
+    p.kill("b")
+    assert p.memberships[-1] == ("a", "c")
+    p.wait(3 * TORN_GRACE_S)
+    assert len(p.memberships) == 2
+
+
+def test_a_torn_report_of_a_term_that_was_mended_changes_nothing(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    p.kill("c")
+    p.say("a", say.TornRound(term=1))
+    p.until(say.Block, to="b")
+    p.wait(2 * TORN_GRACE_S)
+    assert len(p.memberships) == 2
+
+
+def test_nobody_hears_a_stranger(play):
+    p = play().until_training()
+    before = (len(p.told), len(p.events), p.run.ledger.committed)
+    everything = say.Report(
+        term=1,
+        first_round=1,
+        last_round=5,
+        cohort=("stranger",),
+        num_samples=1,
+        num_steps=1,
+        loss=1.0,
+        compute_s=1.0,
+        exchange_s=1.0,
+    )
+    for message in (everything, say.Settled(term=1, round=9, healed=False, seconds=1.0), say.Bye()):
+        p.say("stranger", message)
+    p.kill("stranger")
+    assert (len(p.told), len(p.events), p.run.ledger.committed) == before
+
+
+def test_what_the_dead_still_said_is_not_heard(play):
+    p = play().until_training()
+    p.kill("c")
+    p.say(
+        "c",
+        say.Report(
+            term=1,
+            first_round=1,
+            last_round=1,
+            cohort=("a", "b", "c"),
+            num_samples=10,
+            num_steps=1,
+            loss=1.0,
+            compute_s=1.0,
+            exchange_s=1.0,
+        ),
+    )
+    assert p.run.ledger.committed == 0
+    assert p.to_the_end().times_learned() == {0: {1}, 1: {1}, 2: {1}}
+
+
+def test_a_goodbye_before_the_end_is_a_loss(play):
+    p = play().until_training()
+    p.say("b", say.Bye())
+    assert p.of("agent", member="b", state="lost")[0]["reason"] == "it left"
+    assert p.memberships[-1] == ("a", "c")
+
+
+def test_a_death_told_twice_is_one_death(play):
+    p = play().until_training()
+    p.kill("b")
+    p.kill("b")
+    assert p.run.num_kills == len(p.of("agent", state="lost")) == 1
+
+
+def test_progress_is_told_at_its_own_pace_once_there_is_a_plan(play):
+    p = play(until={"epochs": 1e4})
+    p.enter("a")
+    p.wait(5.0)
+    assert not p.of("progress")
+    p.enter("b", "c")
+    p.until(say.Block)
+    before = len(p.of("progress"))
+    p.wait(10 * PROGRESS_S, step_s=0.05)
+    assert 9 <= len(p.of("progress")) - before <= 11
+
+
+def test_a_failure_ends_the_run_once_and_for_good(play):
+    p = play().until_training()
+    p.say("b", say.Failed(reason="b: expected finite values to share, found others in round 7"))
+    assert p.run.done
+    assert p.run.failure == "b: expected finite values to share, found others in round 7"
+    assert all(m.at_once for m in p.orders_of(say.Stop))
+    assert len(p.orders_of(say.Stop)) == 3
+    told = len(p.told)
+    p.say("c", say.Failed(reason="another"))
+    p.wait(20.0)
+    assert p.run.failure.startswith("b: ")
+    assert len(p.told) == told

@@ -1,0 +1,228 @@
+"""When to decide anew: a large gain changes a plan, noise does not, what is measured is learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from coterie.coordinator.decide import decide
+from coterie.coordinator.model import predict
+from coterie.coordinator.replan import (
+    KEEP_GAIN,
+    MIN_REPORTS,
+    RECONSIDER_S,
+    closures,
+    everyone,
+    fold,
+    steady,
+)
+from coterie.coordinator.shares import exact_shares
+from coterie.sync import recipes
+from coterie.transport import messages as say
+from coterie.types import Layout
+from coterie.world import Device, Link, World
+
+LAYOUT = Layout(("w",), ((1_000, 1_000),))
+ENDLESS = {"epochs": 1e4}
+
+
+def world(bytes_per_s, per_sample_s=(0.001, 0.001, 0.002)):
+    devices = tuple(Device(f"d{i}", 0.001, c, 512) for i, c in enumerate(per_sample_s))
+    pairs = (("d0", "d1"), ("d0", "d2"), ("d1", "d2"))
+    return World(devices, tuple(Link(a, b, 1e-4, bytes_per_s) for a, b in pairs), 128, 100_000)
+
+
+def all_together(w, strategy):
+    return predict(w, LAYOUT, strategy, exact_shares(w.batch, w.devices))
+
+
+def test_a_small_gain_keeps_the_strategy_under_way():
+    decision = decide(world(1e9), LAYOUT, 2, "speeds have changed")
+    now = recipes.diloco(recipes.parse(decision.chosen.strategy).every * 2)
+    kept = steady(decision, LAYOUT, now)
+    gain = decision.chosen.goodput_per_s / all_together(decision.world, now).goodput_per_s - 1
+    assert 0 < gain < KEEP_GAIN
+    assert kept.chosen.strategy == repr(now)
+    assert kept.rejected[0] == decision.chosen
+    assert f"would bring {gain:.1%} more" in kept.reasons[0]
+
+
+def test_a_large_gain_changes_the_strategy_under_way():
+    decision = decide(world(1e6), LAYOUT, 2, "the road got slow")
+    assert steady(decision, LAYOUT, recipes.all_reduce()) == decision
+    gain = decision.chosen.goodput_per_s
+    assert gain > (1 + KEEP_GAIN) * all_together(decision.world, recipes.all_reduce()).goodput_per_s
+
+
+def test_no_member_is_left_out_for_a_small_gain():
+    near = world(1e9, per_sample_s=(0.001, 0.001, 0.055))
+    decision = decide(near, LAYOUT, 1, "first plan", candidates=(recipes.all_reduce(),))
+    kept = steady(decision, LAYOUT, None)
+    together = all_together(near, recipes.all_reduce())
+    assert decision.chosen.shares.keys() == {"d0", "d1"}
+    assert decision.chosen.goodput_per_s < (1 + KEEP_GAIN) * together.goodput_per_s
+    assert kept.chosen.shares.keys() == {"d0", "d1", "d2"}
+
+
+def test_a_member_is_left_out_for_a_large_gain():
+    far = world(1e9)
+    slow_roads = tuple(Link(a, "d2", 0.2, 1e6) for a in ("d0", "d1"))
+    decision = decide(far.with_links(slow_roads), LAYOUT, 1, "", candidates=(recipes.all_reduce(),))
+    assert decision.chosen.shares.keys() == {"d0", "d1"}
+    assert steady(decision, LAYOUT, None) == decision
+
+
+def test_the_first_choice_stands_where_it_is_that_of_all():
+    decision = decide(world(1e9), LAYOUT, 1, "first plan")
+    assert steady(decision, LAYOUT, None) == decision
+
+
+def test_steady_speeds_never_change_a_plan(play):
+    p = play(until=ENDLESS, strategy="auto")
+    p.pace_s = 0.01
+    p.until_training()
+    p.until_true(lambda: p.now_s > 10 * RECONSIDER_S)
+    assert len(p.of("decision")) == len(p.memberships) == 1
+    assert p.of("pace")
+
+
+def test_a_changed_speed_changes_the_shares_and_says_why(play):
+    p = play(until=ENDLESS)
+    p.pace_s = 0.01
+    p.until_training()
+    before = dict(p.run.plan.shares)
+    p.per_sample_s["b"] = 0.03
+    p.until_true(lambda: len(p.of("decision")) > 1)
+    p.until_true(lambda: p.now_s > p.run.reconsidered_s + 6 * RECONSIDER_S or p.now_s > 60)
+    after = p.run.plan.shares
+    assert p.of("decision")[1]["cause"] == "measured speeds have changed"
+    assert after["b"] < 0.6 * before["b"]
+    assert sum(after.values()) == 32
+    assert len(p.memberships) == 1
+
+
+def test_what_members_report_is_believed_after_a_few_reports(play):
+    p = play(until=ENDLESS).until_training()
+    believed = p.run.members["a"].device
+    run = p.run
+    for _ in range(MIN_REPORTS - 1):
+        feed(p, "a", step_s=0.1)
+    fold(run)
+    assert run.members["a"].device == believed
+    feed(p, "a", step_s=0.1)
+    fold(run)
+    assert believed.step_s(8) < run.members["a"].device.step_s(8) < 0.1
+    assert "a" not in run.paces
+
+
+def feed(p, name, step_s, meeting_s=0.0, batch=8):
+    p.say(
+        name,
+        say.Report(
+            term=1,
+            first_round=10_000,
+            last_round=10_000,
+            cohort=("a", "b", "c"),
+            num_samples=batch,
+            num_steps=1,
+            loss=1.0,
+            compute_s=step_s,
+            exchange_s=meeting_s,
+        ),
+    )
+
+
+def test_a_meeting_is_learned_from_whoever_comes_last_and_does_not_drift(play):
+    p = play(until=ENDLESS).until_training()
+    priced_s = p.run.plan.exchange_s
+    for _ in range(12):
+        for _ in range(MIN_REPORTS):
+            for name, waits_s in (("a", 0.9), ("b", 0.4), ("c", 0.03)):
+                feed(p, name, step_s=0.02, meeting_s=waits_s)
+        fold(p.run)
+    assert p.run.meeting_s == pytest.approx(0.03 - priced_s, rel=1e-2)
+
+
+def test_a_meeting_learned_against_one_plan_is_not_learned_again_against_the_next(play):
+    p = play(until=ENDLESS)
+    p.pace_s = 0.01
+    p.until_training()
+    p.meeting_s = 0.02
+    p.until_true(lambda: len(p.of("pace")) > 24)
+    assert p.run.meeting_s == pytest.approx(0.02, rel=0.1)
+    learned_s = p.run.meeting_s
+    p.kill("c")  # decides anew, with the meeting as it is known by now
+    p.until_true(lambda: len(p.of("pace")) > 48)
+    assert p.run.plan.exchange_s > 0.018
+    assert p.run.meeting_s == pytest.approx(learned_s, rel=0.1)
+
+
+def test_a_meeting_that_is_cheaper_than_its_price_costs_nothing_extra(play):
+    p = play(until=ENDLESS).until_training()
+    p.run.plan = replace(p.run.plan, exchange_s=1.0)
+    for _ in range(MIN_REPORTS):
+        for name in "abc":
+            feed(p, name, step_s=0.02, meeting_s=0.01)
+    fold(p.run)
+    assert p.run.meeting_s == 0.0
+
+
+def test_dear_meetings_lengthen_the_walks(play):
+    p = play(until=ENDLESS, strategy="auto")
+    p.num_train = 64_000
+    p.until_training()
+    short = p.run.strategy.every
+    p.meeting_s = 0.5
+    p.until_true(lambda: len(p.of("decision")) > 1 and p.now_s > 30)
+    assert p.run.strategy.every > 4 * short
+    assert p.run.plan.shares.keys() == {"a", "b", "c"}
+
+
+def test_an_optimizer_that_needs_a_closure_only_walks(play):
+    p = play(2, strategy="auto")
+    for name in "ab":
+        p.hello(name)
+        p.say(name, p.ready(needs_closure=name == "b"))
+    p.until(say.Block)
+    assert p.run.strategy.walks
+    assert all(s.walks for s in closures(p.run))
+
+
+def test_an_optimizer_that_needs_a_closure_refuses_a_strategy_without_walks(play):
+    p = play(1)
+    p.hello("a")
+    p.say("a", p.ready(needs_closure=True))
+    with pytest.raises(AssertionError, match="expected a strategy that walks"):
+        p.until(say.Block)
+
+
+def test_everyone_is_at_work_unless_somebody_is_missing_or_new(play):
+    p = play(until=ENDLESS, strategy="auto")
+    p.per_sample_s["c"] = 1.0
+    p.enter().until(say.Block)
+    assert p.run.left_out == {"c"}
+    assert everyone(p.run)
+    p.kill("c")
+    assert not everyone(p.run)
+    p.hello("d")
+    assert not everyone(p.run)
+
+
+def test_what_a_decision_came_to_is_told_when_the_next_is_taken(play):
+    p = play(until=ENDLESS).until_training()
+    p.until_true(lambda: p.run.ledger.committed > 200)
+    p.kill("c")
+    p.until_true(lambda: len(p.of("decision")) == 2)
+    (outcome,) = p.of("outcome")
+    assert outcome["decision"] == 1
+    assert outcome["predicted_per_s"] == p.of("decision")[0]["chosen"]["throughput_per_s"]
+    assert outcome["error"] == pytest.approx(0.0, abs=0.1)
+
+
+def test_a_stop_takes_no_further_decision(play):
+    p = play(until=ENDLESS).until_training()
+    p.stop()
+    p.kill("c")
+    p.to_the_end()
+    assert len(p.of("decision")) == 1

@@ -1,0 +1,140 @@
+"""`coterie.train`: any objects on one device, names for many."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.utils.data import TensorDataset
+
+from coterie.config import load_job
+from coterie.engines.launch import Result
+from coterie.engines.train import train
+from coterie.errors import CoterieError, JobError
+from coterie.tasks.supervised import Supervised
+from coterie.watch.events import read
+
+INPUTS = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+PAIRS = TensorDataset(INPUTS, (INPUTS.sum(1) > 0).long())
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+
+
+def accuracy(predictions: Tensor, targets: Tensor) -> float:
+    return (predictions.argmax(1) == targets).double().mean().item()
+
+
+def task(model: Any = None, **options: Any) -> Supervised:
+    made = model or (lambda: nn.Linear(3, 2))
+    return Supervised("small", made, PAIRS, PAIRS, **options)
+
+
+def run(tmp_path: Path, given: Any = None, **options: Any) -> Result:
+    until = options.pop("until", {"steps": 3.0})
+    return train(given or task(), SGD, 8, until, runs=tmp_path, show=lambda event: None, **options)
+
+
+def test_objects_are_enough_for_one_agent(tmp_path: Path) -> None:
+    made = nn.Linear(3, 2)
+    before = made.weight.detach().clone()
+    metrics = {"accuracy": lambda predictions, targets: accuracy(predictions, targets)}
+    result = run(tmp_path, task(made, metrics=metrics))
+    assert result.folder == tmp_path / "small"
+    assert result.exit_code == 0
+    assert result.summary["kind"] == "summary"
+    assert result.summary["steps"] == 3
+    assert result.summary["metrics"].keys() == {"accuracy", "test_loss"}
+    assert Path(result.summary["checkpoint"]).name == "step-3"
+    assert torch.equal(made.weight, before)  # a copy was trained
+
+
+def test_a_list_of_one_task_is_that_task(tmp_path: Path) -> None:
+    assert run(tmp_path, [task()]).summary["steps"] == 3
+
+
+def test_several_tasks_are_not_yet_learned_together(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="expected one task, found 2"):
+        run(tmp_path, [task(), task()])
+
+
+def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
+    def loss(name: str, seed: int) -> float:
+        found: float = run(tmp_path / name, seed=seed).summary["metrics"]["test_loss"]
+        return found
+
+    assert loss("a", 1) == loss("b", 1) != loss("c", 2)
+
+
+def test_every_event_is_shown(tmp_path: Path) -> None:
+    shown: list[Any] = []
+    result = train(task(), SGD, 8, {"steps": 3.0}, runs=tmp_path, show=shown.append)
+    assert shown == read(result.folder / "events.jsonl")
+
+
+def test_a_run_is_resumed_by_its_folder(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    then = run(tmp_path, until={"steps": 7.0}, resume=first.folder)
+    whole = run(tmp_path / "whole", until={"steps": 7.0})
+    assert then.folder == first.folder
+    assert then.summary["steps"] == 7
+    assert then.summary["metrics"] == whole.summary["metrics"]
+
+
+def test_a_schedule_is_part_of_the_run_and_of_its_job_file(tmp_path: Path) -> None:
+    schedule = functools.partial(lr_scheduler.StepLR, step_size=1, gamma=0.0)
+    stopped = run(tmp_path / "a", scheduler=schedule, scheduler_every="step")
+    once = run(tmp_path / "b", until={"steps": 1.0})
+    assert stopped.summary["metrics"] == once.summary["metrics"]  # the rate is 0 after one step
+    written = load_job(stopped.folder / "job.yaml").scheduler
+    assert written is not None
+    assert (written.call.rpartition(":")[2], written.every) == ("StepLR", "step")
+    assert written.kwargs == {"step_size": 1, "gamma": 0.0}
+
+
+def test_a_loss_that_is_not_finite_is_a_result_not_an_exception(tmp_path: Path) -> None:
+    broken = TensorDataset(INPUTS * float("nan"), PAIRS.tensors[1])
+    result = run(tmp_path, Supervised("small", lambda: nn.Linear(3, 2), broken, PAIRS))
+    assert result.exit_code == 1
+    assert "lower the learning rate" in result.summary["error"]
+
+
+@pytest.mark.parametrize("agents", [2, {"local": 0, "remote": 1}], ids=["two", "one elsewhere"])
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({}, "model"),
+        ({"loss": lambda p, t: nn.functional.cross_entropy(p, t)}, "model|loss"),
+        ({"metrics": {"accuracy": lambda p, t: 1.0}}, "model|accuracy"),
+    ],
+)
+def test_what_only_this_process_has_is_refused_for_agents_of_their_own(
+    tmp_path: Path, agents: Any, options: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(JobError, match=f"expected ({where}) to be .* at the top of a module"):
+        run(tmp_path, task(**options), agents=agents)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_cannot_compute_its_loss_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(CoterieError, match="the loss could not be computed on the first 2 samples"):
+        run(tmp_path, task(lambda: nn.Linear(9, 2)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"until": {}}, "expected in until"),
+        ({"until": {"acuracy": 0.9}}, "found acuracy"),
+        ({"strategy": " "}, "found an empty text"),
+    ],
+)
+def test_a_job_that_does_not_hang_together_is_refused(
+    tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(JobError, match=sentence):
+        run(tmp_path, **options)
