@@ -13,8 +13,10 @@ BENCHES := $(sort $(wildcard benchmarks/bench_*.py))
 demo: $(READY)
 	$(BIN)/coterie demo
 
+# What starts real processes has the machine to itself.
 test: $(READY)
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests -q -n 2 -m "not processes"
+	$(BIN)/python -m pytest tests -q -m processes
 
 check: lint types arrows doctests
 

@@ -211,11 +211,3 @@ def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A desk that the tests of a module share."""
     with _set_up(tmp_path_factory.mktemp("desk")) as desk:
         yield desk
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start processes run one after the other, beside the others."""
-    for item in items:
-        if item.get_closest_marker("processes"):
-            item.add_marker(pytest.mark.xdist_group("processes"))

@@ -17,8 +17,8 @@ DEFAULT_FAILURES_PER_S = 1 / 86_400  # one a day: a prior until failures are cou
 class Device:
     """One agent's machine as measured: a step on a batch of b samples takes a + c·b seconds.
 
-    >>> Device("laptop", overhead_s=0.01, per_sample_s=0.002, max_batch=512).step_s(100)
-    0.21
+    >>> Device("laptop", overhead_s=0.25, per_sample_s=0.125, max_batch=512).step_s(10)
+    1.5
     """
 
     name: str
