@@ -9,7 +9,7 @@ from coterie.coordinator.run import Run, Saving
 from coterie.coordinator.shares import equal_shares
 from coterie.transport import messages as say
 
-EVALUATION_PART = 0.03  # of the time, at most
+EVALUATION_PART = 0.02  # of the time, at most
 EVALUATE_WITHIN_S = 60.0  # where an epoch takes longer than this
 WINDOW_S = 2.5  # of a comparison arm: short and often, for machines are noisy
 

@@ -116,7 +116,7 @@ def _sentences(world: World) -> Iterator[Strategy]:
             yield recipes.diloco_int8(num_steps)
         num_steps *= 2
     once_an_epoch = math.ceil(world.num_train / world.batch)
-    if num_steps // 2 < once_an_epoch < num_steps:
+    if num_steps // 2 < once_an_epoch < min(num_steps, LONGEST_WALK):
         yield recipes.local_sgd(once_an_epoch)
 
 
