@@ -14,7 +14,6 @@ import torch
 
 from coterie.agents import effects as do
 from coterie.agents.learner import Learner, Setup
-from coterie.agents.snapshot import Snapshot, state_file
 from coterie.agents.worker import Worker
 from coterie.config import Job, parse_job
 from coterie.errors import CoterieError, JoinError, Torn, TrainingError
@@ -23,7 +22,7 @@ from coterie.tasks.references import instantiate
 from coterie.tasks.supervised import from_spec
 from coterie.transport.control import ControlClient
 from coterie.transport.group import GroupTransport
-from coterie.transport.messages import Assembly, Hello, Ready, Refused, State, Stop, Welcome
+from coterie.transport.messages import Assembly, Hello, Refused, State, Stop, Welcome
 from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0
@@ -70,7 +69,7 @@ def join(
         except CoterieError as error:
             client.tell(Refused(reason=str(error)))
             return str(error)
-        client.tell(_ready(worker))
+        client.tell(worker.learner.ready())
         why = drive(worker, client, transport, rest_s)
         if client.given_up:
             raise TrainingError(client.given_up)
@@ -184,22 +183,11 @@ def _build(name: str, job: Job, device: str, files: dict[str, bytes]) -> Worker:
     learner = Learner(setup_of(job, device))
     worker = Worker(name, learner)
     if files:
-        take_over = worker.adopt if state_file(name) in files else worker.inherit
-        take_over(Snapshot.from_files(files, name))
+        worker.resume(files)
     # The first step pays for lazy imports and kernels: better now than in a measurement.
     scratch = learner.scratch()
     scratch.step(list(range(min(2, learner.task.num_train))))
     return worker
-
-
-def _ready(worker: Worker) -> Ready:
-    layout = worker.learner.layout
-    return Ready(
-        names=layout.names,
-        shapes=layout.shapes,
-        num_train=worker.learner.task.num_train,
-        needs_closure=worker.learner.needs_closure,
-    )
 
 
 def _address_towards(endpoint: str) -> str:

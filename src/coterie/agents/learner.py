@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from coterie.errors import CheckpointError, TrainingError
 from coterie.tasks.base import IndexedTask
+from coterie.transport.messages import Ready
 from coterie.types import Layout
 
 
@@ -53,6 +54,15 @@ class Learner:
         """Whether the optimizer evaluates the loss more than once a step, as LBFGS does."""
         closure = inspect.signature(self.optimizer.step).parameters.get("closure")
         return closure is not None and closure.default is inspect.Parameter.empty
+
+    def ready(self) -> Ready:
+        """What the coordinator has to know before it gives orders."""
+        return Ready(
+            names=self.layout.names,
+            shapes=self.layout.shapes,
+            num_train=self.task.num_train,
+            needs_closure=self.needs_closure,
+        )
 
     def step(self, indices: Sequence[int]) -> float:
         """One plain step of the torch loop; the loss before it. Raises TrainingError on NaN."""

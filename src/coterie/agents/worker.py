@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from coterie.agents import effects as do
 from coterie.agents.learner import Learner
 from coterie.agents.measure import probe_links, probe_steps
-from coterie.agents.snapshot import MODEL_FILE, Snapshot
+from coterie.agents.snapshot import MODEL_FILE, Snapshot, state_file
 from coterie.agents.stream import Stream
 from coterie.agents.tally import Contribution, Tally
 from coterie.errors import CoterieError, Torn, TrainingError
@@ -344,6 +345,11 @@ class Worker:
         return mine.anchor_N if walking else self.learner.vector()  # type: ignore[union-attr, return-value]
 
     # -- state ------------------------------------------------------------------------------------
+
+    def resume(self, files: Mapping[str, bytes]) -> None:
+        """Start from a checkpoint: as this member was, or as a peer of one that was there."""
+        take_over = self.adopt if state_file(self.name) in files else self.inherit
+        take_over(Snapshot.from_files(files, self.name))
 
     def snapshot(self) -> Snapshot:
         """All that this member is, as of the last committed round."""

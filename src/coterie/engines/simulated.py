@@ -16,7 +16,6 @@ import torch
 
 from coterie.agents import effects as do
 from coterie.agents.learner import Learner, Setup
-from coterie.agents.snapshot import Snapshot, state_file
 from coterie.agents.worker import Worker
 from coterie.config import Job
 from coterie.coordinator.account import summary
@@ -196,20 +195,12 @@ class Simulation:
         worker = Worker(name, Learner(self._setup))
         try:
             if files:
-                take_over = worker.adopt if state_file(name) in files else worker.inherit
-                take_over(Snapshot.from_files(files, name))
+                worker.resume(files)
         except CoterieError as error:
             self._tell(name, say.Refused(reason=str(error)))
             return
         agent.worker = worker
-        layout = worker.learner.layout
-        ready = say.Ready(
-            names=layout.names,
-            shapes=layout.shapes,
-            num_train=worker.learner.task.num_train,
-            needs_closure=worker.learner.needs_closure,
-        )
-        self._tell(name, ready)
+        self._tell(name, worker.learner.ready())
         agent.life = worker.live()
         self._resume(name, None)
 
