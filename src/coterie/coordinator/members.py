@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from coterie.transport.messages import Hello, Ready
@@ -51,4 +51,3 @@ class Member:
     device: Device | None = None
     solo_per_s: float = 0.0  # as last measured running freely on the whole batch
     state: Literal["joined", "ready", "measured"] = "joined"
-    reports: int = field(default=0)
