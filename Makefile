@@ -8,7 +8,7 @@ SOURCES := src tests $(wildcard examples) $(wildcard benchmarks)
 PAGES := docs $(wildcard README.md)
 BENCHES := $(sort $(wildcard benchmarks/bench_*.py))
 
-.PHONY: demo test check lint types arrows doctests bench fmt clean
+.PHONY: demo test check lint types arrows doctests bench bench-sync fmt clean
 
 demo: $(READY)
 	$(BIN)/coterie demo
@@ -36,6 +36,15 @@ doctests: $(READY)
 bench: $(READY)
 	@$(if $(BENCHES),,echo "no benchmarks/bench_*.py yet: nothing to run")
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
+
+# Both arms on a bed of slow links: needs root, and PEERS, a python that has torchft, for that arm.
+PEERS ?= $(BIN)/python
+bench-sync: $(READY)
+	$(BIN)/python benchmarks/bench_codecs.py
+	$(BIN)/python benchmarks/bench_overhead.py
+	$(BIN)/python benchmarks/bench_overlap.py
+	$(BIN)/python benchmarks/bench_slow.py
+	$(BIN)/python benchmarks/bench_sync.py --seeds 3 --mbit 10 --mbit 100 --peers-python $(PEERS)
 
 fmt: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -27,6 +27,7 @@ PUBLIC = [
     "Job",
     "JobError",
     "JoinError",
+    "NotFinite",
     "Only",
     "Outer",
     "Reduce",

@@ -18,6 +18,7 @@ from coterie.errors import (
     CoterieError,
     JobError,
     JoinError,
+    NotFinite,
     StrategyError,
     Torn,
     TrainingError,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from coterie.sync.exchanges import Reduce
     from coterie.sync.outer import Outer
     from coterie.sync.pieces import Clip, Every, Only
-    from coterie.sync.recipes import parse
+    from coterie.sync.reading import parse
     from coterie.tasks.supervised import Supervised
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Job",
     "JobError",
     "JoinError",
+    "NotFinite",
     "Only",
     "Outer",
     "Reduce",
@@ -77,7 +79,7 @@ _HOMES = {
     "Supervised": "coterie.tasks.supervised",
     "chain": "coterie.sync.chain",
     "load_job": "coterie.config",
-    "parse": "coterie.sync.recipes",
+    "parse": "coterie.sync.reading",
     "train": "coterie.engines.train",
 }
 

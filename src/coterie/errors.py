@@ -21,6 +21,10 @@ class TrainingError(CoterieError):
     """The run cannot go on: the loss is not finite, or too few members are left."""
 
 
+class NotFinite(TrainingError):
+    """What a member computed is not finite: its round is dropped, and the others go on."""
+
+
 class JoinError(CoterieError):
     """An agent could not be reached, was refused, or did not come in time."""
 

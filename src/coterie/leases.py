@@ -89,9 +89,17 @@ class Lease:
         """Optimizer steps that this lease takes."""
         return -(-self.num_samples // self.batch) if self.num_samples else 0
 
+    def in_step(self, step: int) -> int:
+        """Samples of a step, counted from 0; none after the last."""
+        return min(self.batch, max(0, self.num_samples - step * self.batch))
 
-def cut_round(spans: Sequence[Span], shares: Mapping[str, int]) -> dict[str, Lease]:
+
+def cut_round(
+    spans: Sequence[Span], shares: Mapping[str, int], batch: int | None = None
+) -> dict[str, Lease]:
     """Cut one round's positions among members, in proportion to their shares.
+
+    A step is on a share, or on the same `batch` for all: slow members then take fewer steps.
 
     >>> leases = cut_round([(0, 7)], {"a": 4, "b": 2, "c": 1})
     >>> leases["a"].spans, leases["c"].spans
@@ -102,12 +110,12 @@ def cut_round(spans: Sequence[Span], shares: Mapping[str, int]) -> dict[str, Lea
     leases = {}
     for member, num in parts.items():
         taken, left = take(left, num)
-        leases[member] = Lease(taken, max(1, shares[member]))
+        leases[member] = Lease(taken, max(1, batch or shares[member]))
     return leases
 
 
 def cut_block(
-    spans: Sequence[Span], shares: Mapping[str, int], every: int
+    spans: Sequence[Span], shares: Mapping[str, int], every: int, batch: int | None = None
 ) -> tuple[dict[str, Lease], ...]:
     """Cut a block into rounds of `every` steps on `sum(shares)` samples; the last is shorter.
 
@@ -118,7 +126,7 @@ def cut_block(
     left = tuple(spans)
     while left:
         taken, left = take(left, sum(shares.values()) * every)
-        rounds.append(cut_round(taken, shares))
+        rounds.append(cut_round(taken, shares, batch))
     return tuple(rounds)
 
 

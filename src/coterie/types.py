@@ -92,10 +92,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Ctx:
-    """What a piece may know of the moment: the round, and a generator if it draws."""
+    """What a piece may know of the moment."""
 
     round: int = 0
-    generator: torch.Generator | None = None
+    generator: torch.Generator | None = None  # of this member alone, for a piece that draws
+    num_steps: int = 1  # optimizer steps behind this member's delta
+    mean_steps: float = 1.0  # the same on average over members, weighted as their deltas are
+    num_members: int = 1  # who bring a delta
+    staleness: int = 0  # updates that landed at the server since this delta's anchor was read
 
 
 @dataclass(frozen=True)

@@ -263,9 +263,10 @@ class Play:
         self.held.setdefault(term.number, self.holding and self._asks_for(newest + 1))
         healed, self.rounds[name] = self.rounds[name] < newest - 1, newest
         self.reported[name] = newest if healed else self.reported[name]
-        holds = self.held[term.number]
-        self.stands[name] = newest + holds
-        yield say.Settled(term=term.number, round=newest, holds=holds, healed=healed, seconds=0.01)
+        self.stands[name] = stands = newest + self.held[term.number]
+        yield say.Settled(
+            term=term.number, round=newest, stands=stands, healed=healed, seconds=0.01
+        )
 
     def _asks_for(self, number: int) -> bool:
         """Whether a block that somebody has still to carry out holds this round."""

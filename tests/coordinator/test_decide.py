@@ -17,6 +17,7 @@ from coterie.coordinator.model import predict
 from coterie.coordinator.shares import exact_shares
 from coterie.errors import JobError
 from coterie.sync import recipes
+from coterie.sync.reading import parse
 from coterie.types import Layout
 from coterie.world import Decision, Device, Link, World
 
@@ -43,7 +44,7 @@ def choose(world: World, layout: Layout = MIDDLE) -> Decision:
 
 
 def every(decision: Decision) -> int:
-    return recipes.parse(decision.chosen.strategy).every
+    return parse(decision.chosen.strategy).every
 
 
 def test_candidates_meet_at_least_once_in_a_data_epoch():
@@ -111,9 +112,7 @@ def test_several_devices_behind_slow_roads_are_all_left_out():
 
 
 def test_once_a_slow_road_is_cut_off_a_slow_processor_can_still_be_left_out():
-    near = mesh(unequal(), 2e5)
-    a_little_farther = tuple(Link("d0", name, 1.1e-4, 2e5) for name in ("d1", "d2"))
-    near = near.with_links(a_little_farther)
+    near = mesh([*unequal(2), Device("slow", 2.0, 0.05, 512)], 1e9)
     roads = tuple(Link("far", device.name, 0.2, 1e2) for device in near.devices)
     world = near.with_device(Device("far", 0.005, 0.0006, 512)).with_links(roads)
     assert set(choose(world).chosen.shares) == {"d0", "d1"}
@@ -216,7 +215,7 @@ def test_a_choice_among_several_is_not_said_to_be_asked_for():
     world = mesh(unequal(), 1e10)
     narrowed = [strategy for strategy in candidates(world) if strategy.walks]
     decision = decide(world, MIDDLE, 1, "start", candidates=narrowed)
-    assert recipes.parse(decision.chosen.strategy).walks
+    assert parse(decision.chosen.strategy).walks
     assert not any("asked" in reason for reason in decision.reasons)
 
 
@@ -244,7 +243,7 @@ def test_a_device_short_of_memory_is_left_out_rather_than_the_walk():
 
 
 def test_a_wish_that_fits_nowhere_is_an_error():
-    with pytest.raises(JobError, match=r"fits into memory.*needs .* MB beside the model"):
+    with pytest.raises(JobError, match=r"fits these devices.*needs .* MB beside the model"):
         decide(
             mesh(unequal(1), 1e9),
             MIDDLE,

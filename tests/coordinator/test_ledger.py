@@ -27,7 +27,7 @@ def owned(done: Round) -> list[int]:
 
 
 class Books(RuleBasedStateMachine):
-    """Grants, commits and broken terms in any order, as a run with deaths would bring them."""
+    """Whatever is given out and brought: what a run's books must say at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,25 +48,6 @@ class Books(RuleBasedStateMachine):
         assert given is not None
         for number in range(given.first_round, given.last_round + 1):
             self.allowed[number] = set(shares)
-
-    @precondition(lambda self: self.ledger.issued)
-    @rule(cohort=cohorts)
-    def commit(self, cohort: set[str]) -> None:
-        number = min(self.ledger.issued)
-        self.ledger.commit(number, cohort)
-        self.allowed[number] &= cohort
-        self.drain()
-
-    @rule(members=cohorts | st.just(set()), heard_last=st.booleans())
-    def break_the_term(self, members: set[str], heard_last: bool) -> None:
-        ledger = self.ledger
-        number = ledger.committed - (ledger.committed in ledger.provisional and not heard_last)
-        ledger.settle(number, members)
-        for later in ledger.issued:
-            self.allowed[later] &= members
-        assert list(ledger.issued) in ([], [number + 1] if members else [])
-        assert ledger.next_round == max(ledger.issued, default=number) + 1
-        self.drain()
 
     def drain(self) -> None:
         final, finished = self.ledger.drain()
@@ -127,8 +108,57 @@ class Books(RuleBasedStateMachine):
         self.an_epoch_is_finished_when_each_of_its_samples_was_learned_once()
 
 
-TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+class Together(Books):
+    """Commits in order, and terms that break: some then hold parts of rounds still to come."""
+
+    @precondition(lambda self: self.ledger.issued)
+    @rule(cohort=cohorts)
+    def commit(self, cohort: set[str]) -> None:
+        number = min(self.ledger.issued)
+        self.ledger.commit(number, cohort)
+        self.allowed[number] &= cohort
+        self.drain()
+
+    @rule(members=cohorts | st.just(set()), heard_last=st.booleans(), ahead=st.integers(0, 3))
+    def break_the_term(self, members: set[str], heard_last: bool, ahead: int) -> None:
+        ledger = self.ledger
+        number = ledger.committed - (ledger.committed in ledger.provisional and not heard_last)
+        given = {*ledger.issued, *ledger.provisional}
+        ledger.settle(number, number + ahead, members)
+        for later in ledger.issued:
+            self.allowed[later] &= members
+        stands = sorted(n for n in given if number < n <= number + ahead)
+        assert sorted(ledger.issued) == (stands if members else [])
+        assert ledger.next_round == max(ledger.issued, default=number) + 1
+        self.drain()
+
+
+class Apart(Books):
+    """Nobody waits for anybody: commits in any order, refused pushes, and members that die."""
+
+    @precondition(lambda self: self.ledger.issued)
+    @rule(cohort=cohorts | st.just(set()), data=st.data())
+    def commit(self, cohort: set[str], data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.ledger.issued)))
+        self.ledger.commit(number, cohort)
+        self.allowed[number] &= cohort
+        self.drain()
+
+    @rule(members=cohorts)
+    def die(self, members: set[str]) -> None:
+        before = dict(self.ledger.issued)
+        self.ledger.forget(members)
+        for number, held in before.items():
+            left = held.leases.keys() - members
+            assert (number in self.ledger.issued) == bool(left)
+            self.allowed[number] &= left
+        self.drain()
+
+
+TestTogether, TestApart = Together.TestCase, Apart.TestCase
+TestTogether.settings = TestApart.settings = settings(
+    max_examples=60, stateful_step_count=25, deadline=None
+)
 
 
 def test_a_round_that_only_the_dead_had_committed_is_open_again():
@@ -136,7 +166,7 @@ def test_a_round_that_only_the_dead_had_committed_is_open_again():
     ledger.grant({"a": 3, "b": 1}, every=1, num_rounds=2)
     ledger.commit(1, ("a", "b"))
     ledger.commit(2, ("a", "b"))  # said b alone, which then died
-    ledger.settle(1, ("a",))
+    ledger.settle(1, 2, ("a",))
     assert ledger.issued[2].leases.keys() == {"a"}
     assert (ledger.committed, ledger.next_round) == (1, 3)
     assert (ledger.num_samples, ledger.num_steps) == (4, 1)
@@ -146,7 +176,7 @@ def test_a_round_that_only_the_dead_had_committed_is_open_again():
 def test_what_survivors_hold_of_the_next_round_stands_and_later_rounds_are_void():
     ledger = Ledger(num_train=100)
     ledger.grant({"a": 3, "b": 1}, every=1, num_rounds=3)
-    ledger.settle(0, ("a",))
+    ledger.settle(0, 1, ("a",))
     assert list(ledger.issued) == [1]
     assert ledger.issued[1].leases.keys() == {"a"}
     assert ledger.free[0] == ((3, 100),)

@@ -19,6 +19,7 @@ from coterie.coordinator.replan import (
 )
 from coterie.coordinator.shares import exact_shares
 from coterie.sync import recipes
+from coterie.sync.reading import parse
 from coterie.transport import messages as say
 from coterie.types import Layout
 from coterie.world import Device, Link, World
@@ -39,7 +40,7 @@ def all_together(w, strategy):
 
 def test_a_small_gain_keeps_the_strategy_under_way():
     decision = decide(world(1e9), LAYOUT, 2, "speeds have changed")
-    now = recipes.diloco(recipes.parse(decision.chosen.strategy).every * 2)
+    now = recipes.diloco(parse(decision.chosen.strategy).every * 2)
     kept = steady(decision, LAYOUT, now)
     gain = decision.chosen.goodput_per_s / all_together(decision.world, now).goodput_per_s - 1
     assert 0 < gain < KEEP_GAIN

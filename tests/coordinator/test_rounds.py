@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coterie.coordinator.rounds import BLOCK_S, issue, issued_steps
-from coterie.sync.recipes import parse
+from coterie.sync.reading import parse
 from coterie.transport import messages as say
 
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from coterie.agents import meet, settle, walks, worker
 from coterie.agents.learner import Setup
+from coterie.agents.member import Member
 from coterie.agents.stream import Stream
-from coterie.agents.worker import Worker
 from coterie.config import Job, Ref, TaskSpec
 from coterie.coordinator.run import Checkpoint, Resume
 from coterie.engines.simulated import Fault, Outcome, Simulation, simulate
-from coterie.leases import Lease
-from coterie.sync.recipes import parse
+from coterie.sync.reading import parse
 from coterie.tasks.supervised import Supervised
 from coterie.transport import messages as say
 from coterie.watch.events import Audit, audit
@@ -218,19 +218,20 @@ class Witness:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.learned: dict[tuple[str, int], tuple[int, Any]] = {}
         self.cohorts: dict[int, tuple[str, ...]] = {}  # of the last time a round was committed
-        learn, commit = Worker._learn, Worker._commit
+        walk, commit = walks.learn, meet.commit
 
-        def learning(worker: Worker, number: int, data_epoch: int, lease: Lease) -> Any:
-            self.learned[worker.name, number] = (data_epoch, lease.spans)
-            return (yield from learn(worker, number, data_epoch, lease))
+        def learning(member: Member, number: int, data_epoch: int, leases: Any) -> Any:
+            self.learned[member.name, number] = (data_epoch, leases[member.name].spans)
+            return (yield from walk(member, number, data_epoch, leases))
 
-        def committing(worker: Worker, agreed_K: Tensor) -> Any:
-            assert worker._contribution is not None
-            self.cohorts[worker._contribution.round] = worker._cohort
-            return (yield from commit(worker, agreed_K))
+        def committing(member: Member, *outcome: Any) -> Any:
+            assert member.contribution is not None
+            self.cohorts[member.contribution.round] = member.cohort
+            return (yield from commit(member, *outcome))
 
-        patch.setattr(Worker, "_learn", learning)
-        patch.setattr(Worker, "_commit", committing)
+        patch.setattr(worker, "learn", learning)
+        for module in (meet, settle):
+            patch.setattr(module, "commit", committing)
 
     def events(self) -> list[dict[str, Any]]:
         """Committed rounds as the log would tell them."""
@@ -354,7 +355,7 @@ def test_a_broken_link_with_nobody_dead_is_tried_again() -> None:
                 self.torn = True
                 self._tear("a")  # in some collective: nobody hears its outcome
                 for name, agent in self._agents.items():
-                    if agent.waits_for == "meeting":
+                    if any(strand.waits_for == "meeting" for strand in agent.strands):
                         self.coordinator.receive(
                             name, say.TornRound(term=self.coordinator.run.term.number), self._now_s
                         )
@@ -494,7 +495,7 @@ class Switch(Simulation):
     def _beat(self) -> None:
         if self._now_s >= UNDER_WAY_S and self.coordinator.run.job.strategy != "diloco(4)":
             self.coordinator.run.job = job(strategy="diloco(4)", until={"epochs": 12.0})
-            self.coordinator.run.strategy = parse("diloco(4)")
+            self.coordinator.run.strategy = self.coordinator.run.asked = parse("diloco(4)")
         super()._beat()
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from coterie.errors import JobError, StrategyError, TrainingError
-from coterie.sync.exchanges import Payload, Reduce
+from coterie.sync.exchanges import Reduce
+from coterie.sync.laws import Krum, Mean, Median
+from coterie.sync.room import Payload
 from coterie.types import Message
 from coterie.world import Link
 
@@ -37,9 +39,43 @@ def test_reduce_refuses_an_empty_meeting() -> None:
         Reduce().meet([])
 
 
-def test_reduce_refuses_what_is_no_switch() -> None:
-    with pytest.raises(StrategyError, match=r"found Reduce\(1\)"):
-        Reduce(1)  # type: ignore[arg-type]
+@pytest.mark.parametrize("law", [1, False, Median, "Median()"])
+def test_reduce_refuses_what_is_no_law(law: object) -> None:
+    with pytest.raises(StrategyError, match="expected a law of combining"):
+        Reduce(law)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weighted": 1}, "weighted=True, False"),
+        ({"weighted": "samples"}, "weighted=True, False"),
+        ({"road": "sea"}, 'road="ring" or road="star"'),
+        ({"quorum": 2}, "only on the star road"),
+        ({"quorum": -1, "road": "star"}, "a quorum of some members"),
+        ({"quorum": 1.0, "road": "star"}, "a quorum of some members"),
+    ],
+)
+def test_reduce_refuses_what_it_cannot_mean(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(StrategyError, match=message):
+        Reduce(**arguments)  # type: ignore[arg-type]
+
+
+def test_reduce_needs_as_many_as_its_law_and_its_quorum() -> None:
+    assert Reduce().least() == 1
+    assert Reduce(Krum(2)).least() == 7
+    assert Reduce(road="star", quorum=4).least() == 4
+
+
+def test_a_mean_is_linear_and_as_long_as_its_rows_and_others_need_not_be() -> None:
+    assert (Reduce(Mean()).linear, Reduce(Mean()).bound(2.0)) == (True, 2.0)
+    assert (Reduce(Median()).linear, Reduce(Median()).bound(2.0)) == (False, None)
+
+
+def test_who_brings_nothing_has_no_weight_however_weights_are_made() -> None:
+    assert [Reduce().weigh(w) for w in (0.0, 0.5, 7.0)] == [0.0, 0.5, 7.0]
+    assert [Reduce(weighted=False).weigh(w) for w in (0.0, 0.5, 7.0)] == [0.0, 1.0, 1.0]
+    assert Reduce(weighted="score").weigh(0.25) == 0.25
 
 
 def test_a_dense_vector_goes_round_a_ring_at_the_pace_of_the_slowest_link() -> None:
@@ -48,6 +84,16 @@ def test_a_dense_vector_goes_round_a_ring_at_the_pace_of_the_slowest_link() -> N
 
 def test_packets_are_gathered() -> None:
     assert Reduce().price(PACKED, 3, TRIANGLE) == pytest.approx(2 * (0.2 + 9))
+
+
+def test_packets_that_can_be_cut_are_gathered_in_parts() -> None:
+    cut = Payload(900, summable=False, divisible=True)
+    assert Reduce().price(cut, 3, TRIANGLE) == Reduce().price(DENSE, 3, TRIANGLE)
+    assert Reduce().price(cut, 2, TRIANGLE[:1]) == Reduce().price(PACKED, 2, TRIANGLE[:1])
+
+
+def test_by_the_star_road_everything_goes_up_and_down_again() -> None:
+    assert Reduce(road="star").price(DENSE, 3, TRIANGLE) == pytest.approx(2 * (0.2 + 9))
 
 
 @pytest.mark.parametrize("payload", [DENSE, PACKED])

@@ -1,117 +1,60 @@
-"""Named sentences, and the reading of a sentence from text."""
+"""Named sentences: each can be written, printed and read again."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
+import inspect
+from typing import Any
 
 import pytest
 
-from coterie.errors import StrategyError
-from coterie.sync import recipes
-from coterie.sync.chain import Strategy, chain
-from coterie.sync.codecs import ErrorFeedback, Fp16, Int8
-from coterie.sync.exchanges import Reduce
-from coterie.sync.outer import Outer
-from coterie.sync.pieces import Clip, Every, Only
-from coterie.sync.recipes import parse
+from coterie.sync.chain import Strategy
+from coterie.sync.reading import parse
+from coterie.sync.recipes import RECIPES, WORDS
 
-NESTEROV = Outer(0.7, 0.9, nesterov=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "strategy"),
-    [
-        ("all-reduce", chain(Reduce())),
-        ("all-reduce()", chain(Reduce())),
-        ("all-reduce-fp16", chain(Fp16(), Reduce())),
-        ("all-reduce-int8", chain(ErrorFeedback(Int8()), Reduce())),
-        (" local-sgd(8)\n", chain(Every(8), Reduce(), Outer(1.0))),
-        ("local-sgd (h=8)", chain(Every(8), Reduce(), Outer(1.0))),
-        ("diloco(32)", chain(Every(32), Reduce(), NESTEROV)),
-        ("diloco-int8(32)", chain(Every(32), ErrorFeedback(Int8()), Reduce(), NESTEROV)),
-        ("chain(Int8(block=64), Reduce(weighted=False))", chain(Int8(64), Reduce(weighted=False))),
-        (
-            "chain(\n  Every(4), Clip(1), Only('a.*'), Reduce(),\n  Outer(lr=0.5),\n)",
-            chain(Every(4), Clip(1), Only("a.*"), Reduce(), Outer(0.5)),
-        ),
-    ],
-)
-def test_parse_reads_recipes_and_sentences(text: str, strategy: Strategy) -> None:
-    assert parse(text) == strategy
+BY_RECIPE: dict[str, tuple[Any, ...]] = {
+    "power-sgd": (1,),
+    "tiers": (8, 2),
+    "pipeline": (8, ("2",)),
+    "private": (8, 1.0, 1.1),
+}
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        *(recipe() for name, recipe in recipes.RECIPES.items() if name.startswith("all-reduce")),
-        *(recipe(5) for name, recipe in recipes.RECIPES.items() if not name.startswith("all-")),
-    ],
-    ids=repr,
-)
-def test_every_recipe_survives_being_printed(strategy: Strategy) -> None:
+def written(name: str) -> Strategy:
+    """A recipe with arguments that it can be built with."""
+    needed = inspect.signature(RECIPES[name]).parameters.values()
+    plain = [8 for each in needed if each.default is inspect.Parameter.empty]
+    return RECIPES[name](*BY_RECIPE.get(name, plain))
+
+
+every_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+@every_recipe
+def test_every_recipe_survives_being_printed(name: str) -> None:
+    strategy = written(name)
     assert parse(repr(strategy)) == strategy
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "check its brackets"),
-        ("chain(Reduce()", "check its brackets"),
-        ("local-sgd(8", "check its brackets"),
-        ("(" * 400, "check its brackets"),
-        ("chain(Reduce())\0", "check its brackets"),
-        ("all-reduc", "found 'all - reduc'"),
-        ("alreduce", "found 'alreduce'"),
-        ("Reduce()", "expected chain(...) or a recipe"),
-        ("8", "expected chain(...) or a recipe"),
-        ("chain(Redcue())", "found 'Redcue'"),
-        ("chain(Reduce)", "found 'Reduce'"),
-        ("chain(Every(2 + 2), Reduce(), Outer(1.0))", "found '2 + 2'"),
-        ("chain(*[1])", "found '*[1]'"),
-        ("chain(**{})", "found 'chain(**{})'"),
-        ("local-sgd", "expected local-sgd(h), found 'local-sgd'"),
-        ("all-reduce(3)", "expected all-reduce(), found 'all-reduce(3)'"),
-        ("chain(Reduce(), Outer())", "expected Outer(lr, momentum, nesterov)"),
-        ("chain(Clip(size=3), Reduce())", "expected Clip(norm)"),
-        ("local-sgd(0)", "at least one"),
-        ("chain(Every(4), Reduce())", "did you mean"),
-        ("chain(chain(Reduce()))", "expected pieces"),
-        ("chain(ErrorFeedback(Reduce()), Reduce())", "a codec inside"),
-    ],
-)
-def test_parse_refuses_in_one_sentence(text: str, message: str) -> None:
-    with pytest.raises(StrategyError, match=re.escape(message)):
-        parse(text)
+@every_recipe
+def test_every_recipe_is_read_by_its_name(name: str) -> None:
+    arguments = ", ".join(map(repr, BY_RECIPE.get(name, ())))
+    needs = arguments or ("8" if "h" in inspect.signature(RECIPES[name]).parameters else "")
+    assert parse(f"{name}({needs})") == written(name)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "__import__('os').getcwd()",
-        "chain(Every(__import__('os').getpid()), Reduce(), Outer(1.0))",
-        "chain(Reduce()).keeps()",
-        "local-sgd((lambda: 8)())",
-        "[parse][0]('all-reduce')",
-    ],
-)
-def test_parse_calls_nothing_but_pieces(text: str) -> None:
-    with pytest.raises(StrategyError, match="check its spelling"):
-        parse(text)
+@every_recipe
+def test_every_recipe_names_its_paper_or_what_it_does(name: str) -> None:
+    recipe = RECIPES[name]
+    assert recipe.__name__.replace("_", "-") == name
+    assert recipe.__doc__ is not None
+    assert ">>>" in recipe.__doc__
 
 
-def test_reading_and_pricing_a_sentence_does_not_load_torch() -> None:
-    code = """
-import sys
-from coterie.sync import parse
-from coterie.types import Layout
-from coterie.world import Link
+def test_no_two_recipes_are_one() -> None:
+    assert len({written(name) for name in RECIPES}) == len(RECIPES)
 
-strategy = parse("diloco-int8(32)")
-strategy.price(Layout(("w",), ((3, 4),)), 2, [Link("a", "b", 0.001, 1e6)])
-strategy.keeps(), repr(strategy)
-print(sorted({"torch", "numpy", "ray"} & set(sys.modules)))
-"""
-    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (fresh.stdout.strip(), fresh.stderr) == ("[]", "")
+
+def test_every_word_is_spelt_as_it_prints() -> None:
+    used = {type(piece).__name__ for name in RECIPES for piece in written(name).pieces}
+    assert used <= set(WORDS)
+    assert all(word.__name__ == name for name, word in WORDS.items())

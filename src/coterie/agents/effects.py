@@ -2,7 +2,8 @@
 
 The same worker so runs on real sockets and clocks (`agents.join`) and in virtual time
 (`engines.simulated`). A driver raises `Torn` into the worker where a meeting breaks off, and what a
-computation refuses to go on with where it was asked for.
+computation refuses to go on with where it was asked for. What members ask of the road in a meeting
+(`sync.talk`) are effects too.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from coterie.sync.talk import Gather, Shuffle, Swap, Talk, Total
 from coterie.transport.messages import Term, Wire
+from coterie.types import Batch
+
+__all__ = ["Gather", "Shuffle", "Swap", "Total"]
 
 
 @dataclass(frozen=True)
@@ -42,25 +47,24 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """Run a function that hands out parts of a vector as it computes them, and sum each at once.
+
+    `run` is given a function to call with each part, which becomes the sum in place; every member
+    hands out parts of the same sizes in the same order. The answer is its value, and whether all
+    the sums were made.
+    """
+
+    run: Callable[[Callable[[Tensor], None]], Any]
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Form:
     """Build the group of a term."""
 
     me: str
     term: Term
-
-
-@dataclass(frozen=True)
-class Total:
-    """The sum of every member's vector."""
-
-    vector_N: Tensor
-
-
-@dataclass(frozen=True)
-class Gather:
-    """Every member's vector, in the order of the term's members."""
-
-    vector_N: Tensor
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,82 @@ class Take:
     into_N: Tensor
 
 
-Effect = Now | Tell | Hear | Compute | Form | Total | Gather | Give | Take
+@dataclass(frozen=True)
+class Begin:
+    """Hold a meeting while the worker goes on; a handle to finish it by. One at a time."""
+
+    talk: Talk[Any]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Wait for a meeting that was begun; what it came to."""
+
+    handle: Any
+
+
+@dataclass(frozen=True)
+class Post:
+    """Send bytes to a party of the star road, on a channel."""
+
+    to: str
+    channel: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """The next bytes on a channel of the star road, and whom they are from.
+
+    With `wait` false, None where nothing is there.
+    """
+
+    channel: str
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Next:
+    """What comes first: the coordinator's next message, or bytes on a channel as by `Fetch`."""
+
+    channel: str
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One batch through a pipeline of members: the gradient stays in the stage's parameters.
+
+    Answered by the mean loss, on the last member; `alone` does this member's part of it without
+    the others, where there are none.
+    """
+
+    team: tuple[str, ...]
+    stage: nn.Module
+    batch: Batch
+    loss: Callable[[Any, Any], Tensor]
+    micro_batches: int
+    alone: Callable[[], float | None]
+
+
+Effect = (
+    Now
+    | Tell
+    | Hear
+    | Compute
+    | Stream
+    | Form
+    | Give
+    | Take
+    | Begin
+    | Finish
+    | Post
+    | Fetch
+    | Next
+    | Pass
+    | Total
+    | Gather
+    | Shuffle
+    | Swap
+)
 T = TypeVar("T")
 Life = Generator[Effect, Any, T]

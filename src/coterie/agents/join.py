@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from coterie.agents import effects as do
 from coterie.agents.learner import Learner, Setup
+from coterie.agents.perform import Performer, Roads, drive
 from coterie.agents.worker import Worker
 from coterie.config import Job, parse_job
-from coterie.errors import CoterieError, JoinError, Torn, TrainingError
+from coterie.errors import CoterieError, JoinError, TrainingError
 from coterie.machine import cores, memory_available_bytes
 from coterie.tasks.references import instantiate
 from coterie.tasks.supervised import from_spec
 from coterie.transport.control import ControlClient
-from coterie.transport.group import GroupTransport
 from coterie.transport.messages import Assembly, Hello, Refused, State, Stop, Welcome
 from coterie.transport.secure import JoinKey
 
@@ -58,10 +55,11 @@ def join(
     without cgroups.
     """
     client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}")
+    roads = None
     try:
-        transport = GroupTransport(_address_towards(endpoint), client.inbox)
+        roads = Roads(address_towards(endpoint), key, name, client.inbox)
         device = best_device()
-        client.tell(_hello(name, transport, device))
+        client.tell(hello(name, roads.ring.store_endpoint, device))
         welcome, files = _welcome(client, endpoint)
         try:
             job = parse_job({**welcome.job, "root": str(root.resolve())})
@@ -70,94 +68,25 @@ def join(
             client.tell(Refused(reason=str(error)))
             return str(error)
         client.tell(worker.learner.ready())
-        why = drive(worker, client, transport, rest_s)
+        why = drive(worker.live(), Performer(client, roads, rest_s))
         if client.given_up:
             raise TrainingError(client.given_up)
         return why
     finally:
+        if roads is not None:
+            roads.close()
         client.close()
 
 
-def drive(
-    worker: Worker,
-    client: ControlClient,
-    transport: GroupTransport,
-    rest_s: Callable[[float], float],
-) -> str:
-    """Carry out a worker's effects on real sockets and clocks."""
-    perform = _Performer(client, transport, rest_s)
-    life = worker.live()
-    answer: Any = None
-    error: CoterieError | None = None  # what an effect came to, for the worker to judge
-    while True:
-        try:
-            effect = life.throw(error) if error is not None else life.send(answer)
-        except StopIteration as end:
-            return str(end.value)
-        error = None
-        try:
-            answer = perform(effect)
-        except CoterieError as raised:
-            error = raised
-
-
-class _Performer:
-    """Each effect as a call of something real."""
-
-    def __init__(
-        self, client: ControlClient, transport: GroupTransport, rest_s: Callable[[float], float]
-    ) -> None:
-        self._client, self._transport, self._rest_s = client, transport, rest_s
-        self._members: tuple[str, ...] = ()
-
-    def __call__(self, effect: do.Effect) -> Any:
-        match effect:
-            case do.Now():
-                return time.perf_counter()
-            case do.Tell(message):
-                return self._client.tell(message)
-            case do.Hear():
-                return self._client.inbox.get()
-            case do.Compute(run, _):
-                return self._compute(run)
-        if self._client.inbox.urgent():
-            raise Torn("a new membership was named")
-        return self._meet(effect)
-
-    def _compute(self, run: Callable[[], Any]) -> Any:
-        began_s = time.perf_counter()
-        value = run()
-        rest_s = self._rest_s(time.perf_counter() - began_s)
-        if rest_s > 0:
-            time.sleep(rest_s)
-        return value
-
-    def _meet(self, effect: do.Effect) -> Any:
-        match effect:
-            case do.Form(me, term):
-                self._members = term.members
-                rank = term.members.index(me)
-                self._transport.form(term.number, rank, len(term.members), term.store)
-                return self._transport.dial_ahead(term.spare_store)
-            case do.Total(vector_N):
-                return self._transport.total(vector_N)
-            case do.Gather(vector_N):
-                return self._transport.gather(vector_N)
-            case do.Give(peer, vector_N):
-                return self._transport.send(self._members.index(peer), vector_N)
-            case do.Take(peer, into_N):
-                return self._transport.receive(self._members.index(peer), into_N)
-        raise AssertionError(f"no such effect: {effect}")
-
-
-def _hello(name: str, transport: GroupTransport, device: str) -> Hello:
+def hello(name: str, store: str, device: str) -> Hello:
+    """What an agent says first."""
     return Hello(
         name=name,
         pid=os.getpid(),
         cores=cores(),
         memory_bytes=memory_available_bytes(),
         device=device,
-        store=transport.store_endpoint,
+        store=store,
     )
 
 
@@ -190,7 +119,7 @@ def _build(name: str, job: Job, device: str, files: dict[str, bytes]) -> Worker:
     return worker
 
 
-def _address_towards(endpoint: str) -> str:
+def address_towards(endpoint: str) -> str:
     """This machine's address on the road to the coordinator: nothing else is listened on."""
     host, _, port = endpoint.rpartition(":")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

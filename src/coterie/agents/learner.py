@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from coterie.errors import CheckpointError, TrainingError
+from coterie.agents.buckets import stream
+from coterie.agents.stages import Stage, split
+from coterie.errors import CheckpointError, JobError, NotFinite
 from coterie.tasks.base import IndexedTask
+from coterie.tasks.supervised import Supervised
 from coterie.transport.messages import Ready
-from coterie.types import Layout
+from coterie.types import Batch, Layout
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Learner:
         self.scheduler = setup.scheduler(self.optimizer) if setup.scheduler else None
         self.num_steps = 0
         self.data_epoch = 0
+        self._rooms: list[Tensor] = []
+        self._stages: dict[tuple[str, ...], tuple[Stage, ...]] = {}
 
     @property
     def needs_closure(self) -> bool:
@@ -64,8 +69,13 @@ class Learner:
             needs_closure=self.needs_closure,
         )
 
-    def step(self, indices: Sequence[int]) -> float:
-        """One plain step of the torch loop; the loss before it. Raises TrainingError on NaN."""
+    def step(
+        self, indices: Sequence[int], pull: float = 0.0, anchor_N: Tensor | None = None
+    ) -> float:
+        """One plain step of the torch loop; the loss before it. Raises NotFinite on NaN.
+
+        With `pull`, the gradient of pull/2·‖here − anchor‖² is added (FedProx, Li et al. 2020).
+        """
         batch = self.task.fetch(indices)
         first: list[float] = []
 
@@ -74,6 +84,8 @@ class Learner:
             loss = self.task.loss(self.model, batch)
             first.append(self._finite(loss))
             loss.backward()  # type: ignore[no-untyped-call]
+            if anchor_N is not None:
+                self._draw(pull, anchor_N)
             return loss
 
         # torch types a closure as returning float; every optimizer passes the tensor through
@@ -83,21 +95,81 @@ class Learner:
 
     def gradient(self, indices: Sequence[int]) -> tuple[float, Tensor]:
         """The loss on some samples and its gradient as one vector; nothing is stepped."""
-        self.optimizer.zero_grad()
-        loss = self.task.loss(self.model, self.task.fetch(indices))
-        value = self._finite(loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        return self._backward(indices), self.computed()
+
+    def room_to_tell(self) -> Tensor:
+        """Memory for a vector that others hear, in turns: what was told last stays as it is."""
+        if not self._rooms:  # memory is dear to get anew for every step
+            self._rooms = [torch.empty(self.layout.size, dtype=self.dtype) for _ in range(2)]
+        self._rooms.reverse()
+        return self._rooms[0]
+
+    def stream(
+        self, indices: Sequence[int], told_N: Tensor, factor: float, emit: Callable[[Tensor], None]
+    ) -> float:
+        """The loss on some samples, and factor·gradient in `told_N`, handed out as it comes."""
+        return stream(
+            self._parameters,
+            self.layout,
+            lambda: self._backward(indices) if indices else 0.0,
+            told_N,
+            factor,
+            emit,
+        )
+
+    def computed(self) -> Tensor:
+        """The gradient that was computed last, as one vector."""
         blocks = [
             torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1)
             for p in self._parameters
         ]
-        return value, torch.cat([block.to(self.dtype) for block in blocks]).cpu()
+        return torch.cat([block.to(self.dtype) for block in blocks]).cpu()
+
+    def _backward(self, indices: Sequence[int]) -> float:
+        self.optimizer.zero_grad()
+        loss = self.task.loss(self.model, self.task.fetch(indices))
+        value = self._finite(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return value
 
     def apply(self, gradient_N: Tensor) -> None:
         """Step the optimizer on a gradient that was agreed on."""
         for parameter, (_, where) in zip(self._parameters, self.layout.slices(), strict=True):
             agreed = gradient_N[where].view(parameter.shape)
             parameter.grad = agreed.to(parameter.device, parameter.dtype)
+        self.optimizer.step()
+        self._stepped()
+
+    def stages(self, cuts: tuple[str, ...]) -> tuple[Stage, ...]:
+        """The model in stages that begin at these modules; they share its parameters."""
+        if cuts not in self._stages:
+            inputs, _ = self.task.fetch([0]).data
+            self._stages[cuts] = split(self.model, cuts, inputs)
+        return self._stages[cuts]
+
+    @property
+    def criterion(self) -> Callable[[Any, Any], Tensor]:
+        """The loss of predictions and targets; JobError for a task that has none of its own."""
+        if not isinstance(self.task, Supervised):
+            raise JobError(
+                f"expected a supervised task in a pipeline, found {type(self.task).__name__}; "
+                "choose a strategy without Pipeline(...)"
+            )
+        return self.task.criterion
+
+    def pass_alone(self, batch: Batch, stage: Stage, last: bool) -> float | None:
+        """The gradient of a stage from the whole model, where there are no others to pass to."""
+        self.optimizer.zero_grad()
+        loss = self.task.loss(self.model, batch)
+        value = self._finite(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return value if last else None
+
+    def step_stage(self, stage: Stage) -> None:
+        """Step the optimizer on one stage's own gradients."""
+        for name, parameter in self.model.named_parameters():
+            if name not in stage.names:
+                parameter.grad = None
         self.optimizer.step()
         self._stepped()
 
@@ -190,6 +262,16 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             return Learner(self.setup)
 
+    def forget(self) -> None:
+        """Begin anew with the optimizer: what it remembers is of values that are not finite."""
+        self.optimizer.state.clear()
+
+    def _draw(self, pull: float, anchor_N: Tensor) -> None:
+        for parameter, (_, where) in zip(self._parameters, self.layout.slices(), strict=True):
+            if parameter.grad is not None:
+                there = anchor_N[where].view(parameter.shape).to(parameter)
+                parameter.grad.add_(parameter.detach() - there, alpha=pull)
+
     def _stepped(self) -> None:
         self.num_steps += 1
         if self.scheduler is not None and self.setup.scheduler_every == "step":
@@ -198,7 +280,7 @@ class Learner:
     def _finite(self, loss: Tensor) -> float:
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(
+            raise NotFinite(
                 f"expected a finite loss, found {value} at step {self.num_steps + 1}; "
                 "lower the learning rate, or look for broken samples"
             )

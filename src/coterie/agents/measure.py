@@ -16,6 +16,8 @@ from coterie.agents.learner import Learner
 from coterie.transport.messages import Linked, Probe, Probed, Term
 
 PROBE_BYTES = 1 << 20
+SMALL_PROBE_BYTES = 1 << 17
+SLOW_S = 0.01  # for these there and back: whatever else delays them is little beside the road
 MIN_STEPS = 3
 MAX_STEPS = 50
 PINGS = 5
@@ -69,7 +71,7 @@ def _held_bytes(learner: Learner) -> int:
 
 
 def probe_links(name: str, term: Term) -> do.Life[Linked]:
-    """Ping every other member in turn: small messages for latency, 1 MiB for bandwidth."""
+    """Ping every other member in turn: small messages for latency, large ones for bandwidth."""
     links = []
     for a, b in combinations(term.members, 2):
         if name not in (a, b):
@@ -78,15 +80,27 @@ def probe_links(name: str, term: Term) -> do.Life[Linked]:
         pings = []
         for _ in range(PINGS):
             pings.append((yield from _there_and_back(name == a, peer, torch.zeros(1))))
-        large = torch.zeros(PROBE_BYTES // 4)
-        there_and_back = [0.0, 0.0]
-        for trial in range(2):
-            there_and_back[trial] = yield from _there_and_back(name == a, peer, large)
-        big_s = min(there_and_back)
+        num_bytes, big_s = yield from _weighed(name == a, peer)
         if name == a:
             latency_s = min(pings) / 2  # the rest is waiting for a processor, not the road
-            links.append((peer, latency_s, PROBE_BYTES / max(big_s / 2 - latency_s, 1e-6)))
+            links.append((peer, latency_s, num_bytes / max(big_s / 2 - latency_s, 1e-6)))
     return Linked(term=term.number, links=tuple(links))
+
+
+def _weighed(leads: bool, peer: str) -> do.Life[tuple[int, float]]:
+    """Bytes that went to a peer and back, and the seconds: a slow road shows with few of them."""
+    small_s = yield from _there_and_back(leads, peer, torch.zeros(SMALL_PROBE_BYTES // 4))
+    slow = torch.tensor([small_s > SLOW_S])
+    if leads:
+        yield do.Give(peer, slow)
+    else:
+        yield do.Take(peer, slow)
+    if bool(slow):
+        return SMALL_PROBE_BYTES, small_s
+    large, times_s = torch.zeros(PROBE_BYTES // 4), []
+    for _ in range(2):
+        times_s.append((yield from _there_and_back(leads, peer, large)))
+    return PROBE_BYTES, min(times_s)
 
 
 def _there_and_back(leads: bool, peer: str, vector_N: Tensor) -> do.Life[float]:

@@ -5,12 +5,15 @@ Legend: N trainable parameters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from coterie.leases import Lease
 from coterie.transport.messages import Report
+from coterie.types import Ctx
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,18 @@ class Contribution:
     num_steps: int
     loss_sum: float
     compute_s: float
-    own_N: Tensor
+    weight: float  # what it counts in the meeting; none where it was declined
+    own_N: Tensor  # its gradient, or anchor − here
     payload: Tensor
     memory: tuple[Any, ...]
-    anchor_N: Tensor | None  # where the walk began; None where gradients travel
+    ctx: Ctx
+    leases: Mapping[str, Lease]  # of all members
+    declined: str = ""  # why it brings nothing
+    stumbled: bool = False  # whether its island took a step without it
+
+    def weights(self, cohort: tuple[str, ...]) -> dict[str, float]:
+        """The samples that each of these members was to bring."""
+        return {member: float(self.leases[member].num_samples) for member in cohort}
 
 
 @dataclass
@@ -43,6 +54,15 @@ class Tally:
     gap_s: float = 0.0
     since_s: float = 0.0
 
+    def goes_on(self, number: int, cohort: tuple[str, ...]) -> bool:
+        """Whether a round can be told together with those before: it follows, by the same members.
+
+        >>> Tally(1, 2, ("a", "b")).goes_on(3, ("a",))
+        False
+        """
+        follows = number == self.last_round + 1 and set(cohort) == set(self.cohort)
+        return not self.last_round or follows
+
     def count(self, mine: Contribution, cohort: tuple[str, ...]) -> None:
         """Add a round that was committed together with `cohort`."""
         self.first_round = self.first_round or mine.round
@@ -51,6 +71,11 @@ class Tally:
         self.num_steps += mine.num_steps
         self.loss_sum += mine.loss_sum
         self.compute_s += mine.compute_s
+
+    def skip(self, number: int, cohort: tuple[str, ...]) -> None:
+        """Add a round in which nobody had anything to learn."""
+        self.first_round = self.first_round or number
+        self.last_round, self.cohort = number, cohort
 
     def report(self, term: int) -> Report | None:
         """All of it as a message; None if no round was committed.

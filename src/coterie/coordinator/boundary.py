@@ -68,14 +68,21 @@ def evaluation_due(run: Run) -> bool:
 
 def evaluate(run: Run) -> Wait:
     """Have the fastest member score the agreed model at a boundary."""
-    yield from drained(run)
+    if not run.apart:
+        yield from drained(run)
     if run.torn or not run.term.members:
         return
     world = run.world.only(run.term.members)
     fastest = min(world.devices, key=lambda d: (d.per_sample_s, d.name)).name
-    run.scores_wanted = run.ledger.committed
+    before = run.scores
+    wanted = 0 if run.apart else run.ledger.committed  # rounds of members apart do not compare
     run.tell(fastest, say.Evaluate(term=run.term.number))
-    yield lambda: run.torn or (run.scores is not None and run.scores.round >= run.scores_wanted)
+    yield (
+        lambda: (
+            run.torn
+            or (run.scores is not None and run.scores is not before and run.scores.round >= wanted)
+        )
+    )
     if not run.torn:
         run.scored_s, run.scored_epoch = run.now_s, run.ledger.num_epochs
 

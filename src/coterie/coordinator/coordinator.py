@@ -54,7 +54,7 @@ class Coordinator:
             self.lost(name, "it left", now_s)
         elif isinstance(message, say.Bye):
             run.members.pop(name, None)
-        elif name in run.members or isinstance(message, say.Hello):
+        elif name in run.members or name == say.HUB or isinstance(message, say.Hello):
             if name in run.members:
                 run.members[name].pulse.beat(now_s)
             self._guarded(lambda: hear(run, name, message))
@@ -64,6 +64,8 @@ class Coordinator:
         """A member is dead, by the engine's word or its silence."""
         run = self.run
         run.now_s = now_s
+        if name == say.HUB and not run.leaving:
+            run.fail(f"the server of the star road is gone: {reason}; resume from a checkpoint")
         member = run.members.pop(name, None)
         if member is None:
             return

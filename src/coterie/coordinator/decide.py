@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from coterie.coordinator.model import extra_bytes, ideal_per_s, predict, solo_per_s
+from coterie.coordinator.model import (
+    extra_bytes,
+    ideal_per_s,
+    predict,
+    shares_for,
+    solo_per_s,
+)
 from coterie.coordinator.shares import equal_shares, exact_shares, step_s
 from coterie.errors import JobError
 from coterie.sync import recipes
@@ -89,8 +95,8 @@ def decide(
     if not able:
         nearest = _best(weighed).option
         raise JobError(
-            f"expected a strategy that fits into memory, found none: {nearest.strategy} "
-            f"{nearest.refused}; lower the batch or leave that device out"
+            f"expected a strategy that fits these devices, found none: {nearest.strategy} "
+            f"{nearest.refused}; {_mended(nearest)}"
         )
     chosen = _best(able)
     lead = "As asked, " if candidates is not None and len(strategies) == 1 else ""
@@ -102,6 +108,12 @@ def decide(
         rejected=_rejected(weighed, able, chosen),
         reasons=tuple(_reasons(world, able, chosen, lead)),
     )
+
+
+def _mended(option: Option) -> str:
+    if "members" in option.refused:
+        return "start more agents, or ask for another strategy"
+    return "lower the batch or leave that device out"
 
 
 def _sentences(world: World) -> Iterator[Strategy]:
@@ -126,8 +138,11 @@ def _weigh(
     """Every sentence on every set of members worth a look."""
     weighed = []
     for members in _member_sets(world):
-        shares = exact_shares(world.batch, world.only(members).devices)
-        weighed += [_weigh_one(world, layout, each, shares, spare_bytes) for each in strategies]
+        cohort = world.only(members)
+        weighed += [
+            _weigh_one(world, layout, each, shares_for(each, cohort), spare_bytes)
+            for each in strategies
+        ]
     return weighed
 
 
@@ -170,6 +185,9 @@ def _weigh_one(
             f"found {spare_bytes[tightest] / 1e6:,.1f} MB spare on {tightest}"
         )
         option = replace(option, refused=refused)
+    if len(option.shares) < strategy.least:
+        needed, found = strategy.least, len(option.shares)
+        option = replace(option, refused=f"needs {needed} members, found {found}")
     return _Weighed(strategy, option)
 
 

@@ -45,11 +45,13 @@ class Pace:
     (8, 1.2, 0.5)
     """
 
+    num_steps: int = 0
     _reports: list[tuple[int, float, float]] = field(default_factory=list)
 
-    def add(self, batch: int, step_s: float, meeting_s: float) -> None:
+    def add(self, batch: int, step_s: float, meeting_s: float, num_steps: int = 1) -> None:
         """Take in a report: its mean batch, seconds of a step, seconds of a meeting."""
         self._reports.append((batch, step_s, meeting_s))
+        self.num_steps += num_steps
 
     @property
     def num_reports(self) -> int:

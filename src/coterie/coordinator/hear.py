@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from coterie.transport import messages as say
 from coterie.types import Layout
 from coterie.world import Device, Link
 
+MOST_DECLINED = 3  # rounds in a row
 MEMORY_PART = 0.8  # of what is free on a machine, for all its agents together
 
 
@@ -43,11 +45,19 @@ def hear(run: Run, name: str, message: Any) -> None:
             _scores(run, name, message)
         case say.State():
             _state(run, message)
+        case say.Declined():
+            _declined(run, name, message)
+        case say.Offence():
+            run.event("offence", member=message.member, reason=message.reason)
         case say.Failed():
             raise TrainingError(message.reason)
 
 
 def _hello(run: Run, hello: say.Hello) -> None:
+    if hello.name == say.HUB:
+        run.hub = hello
+        run.tell(say.HUB, say.Welcome(job={}))
+        return
     if hello.name in run.members:
         run.tell(
             hello.name, say.Stop(reason=f"an agent {hello.name} is here already", at_once=True)
@@ -163,6 +173,8 @@ def _settled(run: Run, name: str, settled: say.Settled) -> None:
     if settled.term != run.term.number:
         return
     run.settled[name] = settled
+    if name == say.HUB:
+        return
     run.healthy.add(name)
     if settled.healed:
         run.num_rejoined += 1
@@ -176,20 +188,31 @@ def _report(run: Run, name: str, report: say.Report) -> None:
         run.ledger.commit(number, report.cohort)
     log_final(run)  # first: what is measured here is of the epoch under way
     _measure(run, name, report)
-    if name == run.term.members[0]:
+    if name == (say.HUB if run.term.apart else run.term.members[0]):
         run.gauge.commit(run.now_s, run.ledger.num_samples, run.ledger.committed)
 
 
+def _declined(run: Run, name: str, declined: say.Declined) -> None:
+    """A member brings nothing; one that cannot stop it is sent away, and the others go on."""
+    run.event("offence", member=name, reason=declined.reason)
+    if declined.in_a_row >= MOST_DECLINED:
+        reason = f"{declined.in_a_row} rounds in a row: {declined.reason}"
+        run.tell(name, say.Stop(reason=reason, at_once=True))
+
+
 def _measure(run: Run, name: str, report: say.Report) -> None:
-    if report.num_samples:
+    if report.num_samples and math.isfinite(report.loss):
         run.loss_sum += report.loss * report.num_samples
         run.num_losses += report.num_samples
         run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
     if report.num_steps and report.compute_s > 0:
+        did = ("last_round", "num_samples", "num_steps", "compute_s", "exchange_s")
+        run.event("work", member=name, **report.model_dump(include=set(did)))
         run.paces.setdefault(name, Pace()).add(
             batch=max(1, round(report.num_samples / report.num_steps)),
             step_s=report.compute_s / report.num_steps,
             meeting_s=report.exchange_s / (report.last_round - report.first_round + 1),
+            num_steps=report.num_steps,
         )
     if report.gap_s:
         pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())

@@ -83,6 +83,7 @@ class Ledger:
         every: int,
         num_rounds: int,
         last_epoch: float = float("inf"),
+        batch: int | None = None,
     ) -> Grant | None:
         """Lease the next rounds of the earliest epoch that has free samples; None if none is left.
 
@@ -96,7 +97,7 @@ class Ledger:
             self.free[data_epoch] = ((0, self.num_train),)
         spans, left = take(self.free[data_epoch], num_rounds * every * sum(shares.values()))
         self.free[data_epoch] = left
-        rounds = cut_block(spans, shares, every)
+        rounds = cut_block(spans, shares, every, batch)
         first = self.next_round
         for offset, leases in enumerate(rounds):
             self.issued[first + offset] = Round(data_epoch, leases)
@@ -114,11 +115,18 @@ class Ledger:
         self.num_steps += kept.num_steps
         self.num_samples += kept.num_samples
 
-    def settle(self, number: int, members: Collection[str]) -> None:
-        """A broken term ended on round `number`: what `members` hold of the next one stands.
+    def forget(self, members: Collection[str]) -> None:
+        """What these members were given and have not brought is free again; the rest stands."""
+        for number in sorted(self.issued):
+            keep = self.issued[number].leases.keys() - set(members)
+            self.issued[number] = self._release(self.issued[number], keep)
+            if not keep:
+                del self.issued[number]
 
-        Everything later is void, the next one too if nobody holds a part of it; a round that only
-        the dead had committed is open again.
+    def settle(self, number: int, stands: int, members: Collection[str]) -> None:
+        """A broken term ended on round `number`: what `members` hold up to `stands` is theirs.
+
+        Everything later is void; a round that only the dead had committed is open again.
         """
         for later in [n for n in self.provisional if n > number]:
             self.issued[later] = self.provisional.pop(later)
@@ -127,7 +135,7 @@ class Ledger:
         self.committed = number
         self._finalise(before=number + 1)
         for later in sorted(self.issued):
-            keep = members if later == number + 1 else ()
+            keep = members if later <= stands else ()
             self.issued[later] = self._release(self.issued[later], keep)
             if not keep:
                 del self.issued[later]

@@ -12,10 +12,10 @@ from coterie.coordinator.account import progress
 from coterie.coordinator.boundary import compare, evaluate, evaluation_due, save, save_due
 from coterie.coordinator.hear import log_final
 from coterie.coordinator.replan import choose, close_decision, everyone, reconsider
-from coterie.coordinator.rounds import Wait, drained, issue
+from coterie.coordinator.rounds import Wait, drained, issue, issue_apart
 from coterie.coordinator.run import Run
 from coterie.coordinator.terms import grow, keep_membership, link_up, new_term, newcomers, regroup
-from coterie.errors import JoinError, TrainingError
+from coterie.errors import JoinError, StrategyError, TrainingError
 from coterie.transport import messages as say
 
 WINDOWS_AT = (0.0, 0.2, 0.6, 0.8)  # fractions of the run at which comparison arms are run
@@ -48,6 +48,7 @@ def learn(run: Run, windows: list[float]) -> Wait:
         elif evaluation_due(run):
             yield from evaluate(run)
         elif save_due(run):
+            yield from (drained(run) if run.apart else ())
             save(run)
         else:
             yield from go_on(run)
@@ -63,9 +64,21 @@ def gather(run: Run) -> Wait:
     def here() -> int:
         return sum(member.state == "ready" for member in run.members.values())
 
-    yield lambda: here() >= run.num_agents or run.now_s > deadline_s or bool(run.stopping)
+    def served() -> bool:
+        return run.hub is not None or not run.by_star
+
+    yield (
+        lambda: (
+            (here() >= run.num_agents and served()) or run.now_s > deadline_s or bool(run.stopping)
+        )
+    )
     if run.stopping:
         return
+    if not served():
+        raise JoinError(
+            f"expected the server of the star road within {run.job.agents.join_timeout_s:g} s, "
+            "found none; see the run's log, or raise agents.join_timeout_s"
+        )
     if here() < run.num_agents:
         raise JoinError(
             f"expected {run.num_agents} agents within {run.job.agents.join_timeout_s:g} s, found "
@@ -91,6 +104,12 @@ def found(run: Run) -> Wait:
 
 def plan(run: Run) -> Wait:
     """Decide for the first time; the run's clock begins."""
+    quorum = run.asked.exchange.quorum if run.asked else 0
+    if quorum > len(run.members):
+        raise StrategyError(
+            f"expected at least the {quorum} members that {run.asked} waits for, found "
+            f"{len(run.members)}; lower the quorum, or start more agents"
+        )
     run.began_s = run.saved_s = run.scored_s = run.reconsidered_s = run.now_s
     choose(run, "first plan")
     yield from keep_membership(run)
@@ -100,10 +119,25 @@ def go_on(run: Run) -> Wait:
     """Give out the next block, and wait until it is the only one under way."""
     if reconsider(run):
         yield from keep_membership(run)
+    if run.apart:
+        yield from go_on_apart(run)
+        return
     assert run.plan is not None
     first = issue(run, run.plan.shares)
-    yield lambda: run.torn or bool(run.stopping) or run.ledger.committed >= first - 1
     if first > run.ledger.next_round - 1:  # every epoch asked for is given out
+        yield from drained(run)
+    else:
+        yield lambda: run.torn or bool(run.stopping) or run.ledger.committed >= first - 1
+
+
+def go_on_apart(run: Run) -> Wait:
+    """Keep every member busy, whoever is ahead, until one of them runs out of rounds."""
+    before = len(run.ledger.issued)
+    issue_apart(run)
+    if len(run.ledger.issued) > before:
+        before = len(run.ledger.issued)
+        yield lambda: run.torn or bool(run.stopping) or len(run.ledger.issued) < before
+    else:  # every epoch asked for is given out
         yield lambda: run.torn or bool(run.stopping) or run.ledger.idle
 
 

@@ -4,7 +4,7 @@ step_s            = max over members (aᵢ + cᵢ·bᵢ)
 exchange_s        = price of the exchange + packing and opening + meeting_s as it was measured
 rounds            = ⌈num_train / (every · Σ bᵢ)⌉ in an epoch, the last one shorter
 samples_per_round = num_train / rounds
-round_s           = samples_per_round / Σ bᵢ · step_s + exchange_s
+round_s           = samples_per_round / Σ bᵢ · step_s + exchange_s − what steps overlap it
 survival          = exp(−Σ failures_per_sᵢ · round_s)
 goodput           = samples_per_round / round_s · efficiency · survival
 """
@@ -16,7 +16,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from coterie.coordinator.shares import equal_shares, step_s
+from coterie.coordinator.shares import (
+    equal_shares,
+    exact_shares,
+    paced_batch,
+    paced_shares,
+    step_s,
+)
 from coterie.errors import JobError
 from coterie.types import Layout
 from coterie.world import Device, Option, World
@@ -64,7 +70,9 @@ def predict(world: World, layout: Layout, strategy: Strategy, shares: Mapping[st
     num_rounds = math.ceil(world.num_train / (strategy.every * batch))
     samples_per_round = world.num_train / num_rounds
     exchange_s = _exchange_s(cohort, layout, strategy)
-    round_s = samples_per_round / batch * step_s(members, world.devices) + exchange_s
+    one_step_s = _step_s(members, cohort, strategy)
+    meanwhile_s = strategy.overlap * one_step_s
+    round_s = samples_per_round / batch * one_step_s + max(0.0, exchange_s - meanwhile_s)
     failures_per_s = sum(device.failures_per_s for device in cohort.devices)
     return Option(
         strategy=repr(strategy),
@@ -75,6 +83,26 @@ def predict(world: World, layout: Layout, strategy: Strategy, shares: Mapping[st
         efficiency=strategy.keeps(),
         survival=math.exp(-failures_per_s * round_s),
     )
+
+
+def shares_for(strategy: Strategy, world: World) -> dict[str, int]:
+    """What each device learns of a batch: sizes by speed, or, if paced, numbers of steps.
+
+    >>> from coterie.sync import recipes
+    >>> devices = (Device("a", 0.0, 0.25, 64), Device("b", 0.0, 1.0, 64))
+    >>> shares_for(recipes.dylu(4), World(devices, (), 10, 100))
+    {'a': 8, 'b': 2}
+    """
+    paced = strategy.walk is not None and strategy.walk.paced
+    return (paced_shares if paced else exact_shares)(world.batch, world.devices)
+
+
+def _step_s(shares: Mapping[str, int], cohort: World, strategy: Strategy) -> float:
+    """Seconds of a step on the whole batch; of a paced walk, of as many samples on average."""
+    if strategy.walk is None or not strategy.walk.paced:
+        return step_s(shares, cohort.devices)
+    batch = paced_batch(sum(shares.values()), cohort.devices)
+    return max(shares[d.name] / batch * d.step_s(batch) for d in cohort.devices)
 
 
 def _exchange_s(cohort: World, layout: Layout, strategy: Strategy) -> float:

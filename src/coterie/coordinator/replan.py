@@ -8,26 +8,27 @@ from dataclasses import replace
 from coterie.coordinator import decide as choices
 from coterie.coordinator.account import as_event
 from coterie.coordinator.adapt import observe
-from coterie.coordinator.model import equal_option, predict
+from coterie.coordinator.model import equal_option, predict, shares_for
 from coterie.coordinator.run import Run
-from coterie.coordinator.shares import exact_shares
 from coterie.errors import StrategyError
 from coterie.sync.chain import Strategy
-from coterie.sync.recipes import parse
+from coterie.sync.reading import parse
 from coterie.types import Layout
 from coterie.world import Decision, World
 
 RECONSIDER_S = 2.0  # between two looks at what was measured
 MIN_REPORTS = 3  # before a measurement is believed
 LEARN = 0.5  # how much of a measured meeting is believed at once
+MIN_STEPS = 24  # that are believed as well, in however few reports
 KEEP_GAIN = 0.05  # a change must promise this much more
+SHARE_GAIN = 0.02  # and this much, where members and strategy stay: new shares cost nothing
 
 
 def choose(run: Run, cause: str) -> None:
     """Decide on what is believed now, and make it the plan from the next block on."""
     if run.stopping or run.torn:
         return
-    asked = None if run.job.strategy == "auto" else (parse(run.job.strategy),)
+    asked = (run.asked,) if run.asked else None
     if asked and _closure_needed(run) and not asked[0].walks:
         raise StrategyError(
             f"expected a strategy that walks, such as local-sgd(8), found {run.job.strategy}: this "
@@ -55,9 +56,9 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     """
     best, world = decision.chosen, decision.world
     strategy = under_way or parse(best.strategy)
-    same = predict(world, layout, strategy, exact_shares(world.batch, world.devices))
+    same = predict(world, layout, strategy, shares_for(strategy, world))
     gain = best.goodput_per_s / same.goodput_per_s - 1
-    if gain >= KEEP_GAIN or same == best:
+    if gain >= KEEP_GAIN or same == best or len(same.shares) < strategy.least:
         return decision
     reason = (
         f"{best.strategy} on {', '.join(best.shares)} would bring {gain:.1%} more, less than the "
@@ -129,10 +130,11 @@ def reconsider(run: Run) -> bool:
     world, layout, strategy = linked(run), run.layout, run.strategy
     assert layout is not None
     assert strategy is not None
-    asked = None if run.job.strategy == "auto" else (strategy,)
+    asked = (strategy,) if run.asked else None
     best = choices.decide(world, layout, 0, "", asked or closures(run)).chosen
     now = predict(world.only(run.term.members), layout, strategy, run.plan.shares)
-    if best.goodput_per_s < (1 + KEEP_GAIN) * now.goodput_per_s:
+    same = best.strategy == now.strategy and best.shares.keys() == run.plan.shares.keys()
+    if best.goodput_per_s < (1 + (SHARE_GAIN if same else KEEP_GAIN)) * now.goodput_per_s:
         return False
     choose(run, "measured speeds have changed")
     return True
@@ -140,7 +142,11 @@ def reconsider(run: Run) -> bool:
 
 def fold(run: Run) -> None:
     """Believe a little more of what members reported, and begin to listen anew."""
-    paces = {name: p for name, p in run.paces.items() if p.num_reports >= MIN_REPORTS}
+    paces = {
+        name: pace
+        for name, pace in run.paces.items()
+        if pace.num_reports >= MIN_REPORTS or pace.num_steps >= MIN_STEPS
+    }
     for name, pace in paces.items():
         member = run.members.get(name)
         if member is not None and member.device is not None:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Generator, Mapping
 
 from coterie.coordinator.run import Run
+from coterie.coordinator.shares import paced_batch
 from coterie.transport import messages as say
 
 Wait = Generator[Callable[[], bool], None, None]
 
 BLOCK_S = 0.5  # a block of rounds lasts about so long
+ROUNDS_AHEAD = 2  # of a member that waits for nobody
 
 
 def issue(run: Run, shares: Mapping[str, int]) -> int:
@@ -26,7 +28,8 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
     first = run.ledger.next_round
     if every < 1:
         return first
-    grant = run.ledger.grant(shares, every, num_rounds, run.job.until.get("epochs", float("inf")))
+    last_epoch, batch = run.job.until.get("epochs", float("inf")), steps_on(run)
+    grant = run.ledger.grant(shares, every, num_rounds, last_epoch, batch)
     if grant is not None:
         run.tell_term(
             say.Block(
@@ -37,10 +40,28 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
                 shares=dict(shares),
                 every=every,
                 strategy=repr(run.strategy),
+                batch=batch,
                 epoch_loss=run.epoch_loss,
             )
         )
     return first
+
+
+def steps_on(run: Run) -> int | None:
+    """The batch of every member's steps, where they differ in number; None where in size."""
+    assert run.strategy is not None
+    if run.strategy.walk is None or not run.strategy.walk.paced:
+        return None
+    return paced_batch(run.job.batch, run.world.only(run.term.members).devices)
+
+
+def issue_apart(run: Run) -> None:
+    """Give each member that has less than a round ahead of it a block of its own."""
+    assert run.plan is not None
+    for name, share in run.plan.shares.items():
+        ahead = sum(name in issued.leases for issued in run.ledger.issued.values())
+        if name in run.members and name in run.term.members and ahead < ROUNDS_AHEAD:
+            issue(run, {name: share})
 
 
 def issued_steps(run: Run) -> int:
@@ -50,4 +71,6 @@ def issued_steps(run: Run) -> int:
 
 def drained(run: Run) -> Wait:
     """Wait until every round given out is committed."""
+    if run.strategy is not None and run.strategy.overlap:
+        run.tell_term(say.Land(term=run.term.number))
     yield lambda: run.torn or run.ledger.idle

@@ -15,6 +15,7 @@ from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member
 from coterie.sync.chain import Strategy
+from coterie.sync.reading import parse
 from coterie.transport import messages as say
 from coterie.types import Layout
 from coterie.world import Decision, Device, Link, Option, World
@@ -53,6 +54,7 @@ class Run:
 
     def __init__(self, job: Job, num_agents: int, resume: Resume | None = None) -> None:
         self.job, self.num_agents, self.resume = job, num_agents, resume
+        self.asked = None if job.strategy == "auto" else parse(job.strategy)
         self._lay_out()
         self._know_members()
         self._know_progress()
@@ -78,6 +80,7 @@ class Run:
         self.mended = 0  # the newest term that was named at once: what tore before it is settled
         self.torn_at_s: float | None = None
         self.layout: Layout | None = None
+        self.hub: say.Hello | None = None  # the server of the star road, once it is here
         self.links: dict[frozenset[str], Link] = {}
         self.linked: set[str] = set()
 
@@ -96,7 +99,7 @@ class Run:
         self.paces: dict[str, Pace] = {}  # by member, since it was last folded into a belief
         self.meeting_s = 0.0  # see World.meeting_s
         self.scores: say.Scores | None = None
-        self.scored_s, self.scored_epoch, self.scores_wanted = 0.0, 0, 0
+        self.scored_s, self.scored_epoch = 0.0, 0
         self.saving: Saving | None = None
         self.saved_s, self.saved_round = 0.0, 0  # the newest round that a checkpoint holds
         self.loss: float | None = None
@@ -120,6 +123,16 @@ class Run:
             self.ledger.num_train,
             self.meeting_s,
         )
+
+    @property
+    def by_star(self) -> bool:
+        """Whether members meet by the star road, where a server waits for them."""
+        return self.asked is not None and self.asked.exchange.road == "star"
+
+    @property
+    def apart(self) -> bool:
+        """Whether members are to meet the server alone, whenever each is ready."""
+        return self.strategy is not None and self.strategy.exchange.asynchronous
 
     @property
     def elapsed_s(self) -> float:
@@ -169,9 +182,13 @@ class Run:
         """Lay out a message to every agent that is here."""
         for name in self.members:
             self.tell(name, message)
+        if self.hub is not None:
+            self.tell(say.HUB, message)
 
     def tell_term(self, message: say.Wire) -> None:
-        """Lay out a message to every living member of the term."""
+        """Lay out a message to every living member of the term, and to the server of its road."""
+        if self.hub is not None:
+            self.tell(say.HUB, message)
         for name in self.term.members:
             if name in self.members:
                 self.tell(name, message)

@@ -38,6 +38,38 @@ def exact_shares(total: int, devices: Sequence[Device]) -> dict[str, int]:
     return shares
 
 
+def paced_batch(total: int, devices: Sequence[Device]) -> int:
+    """The batch of every member's steps, where slow members take fewer steps instead.
+
+    The fastest then takes as many steps as it would with its exact share of `total`.
+
+    >>> laptop, phone = Device("laptop", 0.0, 0.001, 512), Device("phone", 0.0, 0.004, 512)
+    >>> paced_batch(100, [laptop, phone])
+    80
+    """
+    _check(total, devices)
+    batch = max(1, total // len(devices))
+    for _ in range(3):
+        speeds = [device.samples_per_s(batch) for device in devices]
+        batch = max(1, round(total * max(speeds) / sum(speeds)))
+    return min(batch, *(max(1, device.max_batch) for device in devices))
+
+
+def paced_shares(total: int, devices: Sequence[Device]) -> dict[str, int]:
+    """Shares of `total` in proportion to speed at one batch for all: DyLU (Liu et al. 2024).
+
+    Rounded so that the latest finisher is as early as it can be: of a slow device's share a single
+    sample more would keep all others waiting.
+
+    >>> laptop, phone = Device("laptop", 0.0, 0.001, 512), Device("phone", 0.0, 0.004, 512)
+    >>> paced_shares(100, [laptop, phone]), paced_shares(8, [laptop, phone])
+    ({'laptop': 80, 'phone': 20}, {'laptop': 7, 'phone': 1})
+    """
+    batch = paced_batch(total, devices)
+    paced = [Device(d.name, 0.0, 1 / d.samples_per_s(batch), total) for d in devices]
+    return exact_shares(total, paced)
+
+
 def equal_shares(total: int, devices: Sequence[Device]) -> dict[str, int]:
     """Shares as equal as memory allows: what tools that know no speeds would give.
 

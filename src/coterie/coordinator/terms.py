@@ -10,6 +10,9 @@ from coterie.coordinator.rounds import Wait, drained
 from coterie.coordinator.run import Run
 from coterie.errors import TrainingError
 from coterie.transport import messages as say
+from coterie.world import Link
+
+UNKNOWN_BYTES_PER_S = 1e8
 
 
 def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
@@ -25,18 +28,30 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
         members=tuple(living),
         store=run.members[living[0]].hello.store,
         spare_store=run.members[living[1]].hello.store if len(living) > 1 else "",
+        hub=run.hub.store if run.hub else "",
+        apart=run.apart,
+        names=run.layout.names if run.hub and run.layout else (),
+        shapes=run.layout.shapes if run.hub and run.layout else (),
         at_once=at_once,
     )
     run.mended = run.term.number if at_once else run.mended
     run.event("term", number=run.term.number, members=list(living))
     run.tell_all(run.term)
-    yield lambda: run.torn or run.settled.keys() >= set(run.term.members)
+    awaited = {say.HUB} if run.apart else set(run.term.members)
+    yield lambda: run.torn or run.settled.keys() >= awaited
 
 
 def link_up(run: Run) -> Wait:
     """Have the members of the term probe the links among them, where one is not known yet."""
     pairs = {frozenset(pair) for pair in combinations(run.term.members, 2)}
     if run.torn or pairs <= run.links.keys():
+        return
+    if run.apart:  # members do not meet: a newcomer's road is taken for as slow as any known
+        known = list(run.links.values())
+        for a, b in (sorted(pair) for pair in pairs - run.links.keys()):
+            bytes_per_s = min((link.bytes_per_s for link in known), default=UNKNOWN_BYTES_PER_S)
+            latency_s = max((link.latency_s for link in known), default=0.0)
+            run.links[frozenset((a, b))] = Link(a, b, latency_s, bytes_per_s)
         return
     run.linked.clear()
     run.tell_term(say.ProbeLinks(term=run.term.number))
@@ -49,11 +64,14 @@ def regroup(run: Run) -> Wait:
     run.saving = None  # an order of a term that broke is void
     healthy = [name for name in run.term.members if name in run.healthy]
     before = {*run.term.members, *(run.plan.shares if run.plan else ())}
-    yield from new_term(run, healthy, at_once=True)
+    yield from new_term(run, healthy, at_once=not run.apart)
     if run.torn:
         return
-    stand = next(iter(run.settled.values()))
-    run.ledger.settle(stand.round, run.term.members if stand.holds else ())
+    if run.term.apart:
+        run.ledger.forget(before - set(run.term.members))
+    else:
+        stand = next(s for name, s in run.settled.items() if name != say.HUB)
+        run.ledger.settle(stand.round, stand.stands, run.term.members)
     yield from link_up(run)
     lost = sorted(before - run.members.keys())
     was = "was" if len(lost) == 1 else "were"
@@ -76,7 +94,8 @@ def grow(run: Run) -> Wait:
     Who was left out comes too where its roads to them are not known: a plan weighs all together.
     """
     arriving = newcomers(run)
-    yield from drained(run)
+    if not run.apart:
+        yield from drained(run)
     if run.torn:
         return
     apart = [
@@ -94,7 +113,8 @@ def grow(run: Run) -> Wait:
 def keep_membership(run: Run) -> Wait:
     """If the plan wants others than the term has, name a term of those."""
     while run.plan and not (run.torn or run.stopping):
-        if set(run.term.members) == run.plan.shares.keys():
+        same = set(run.term.members) == run.plan.shares.keys()
+        if same and run.term.apart == run.apart:
             return
         wanted = sorted(run.plan.shares, key=lambda m: (m not in run.term.members, m))
         yield from new_term(run, wanted, at_once=False)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from coterie.agents import checkpoint
 from coterie.config import Job, dump_job, parse_job
-from coterie.engines.local import DONE, FAILED, INTERRUPTED, REFUSED, member_names
+from coterie.engines.processes import DONE, FAILED, INTERRUPTED, REFUSED, member_names
 from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.machine import gpus
-from coterie.sync.recipes import parse
+from coterie.sync.reading import parse
 from coterie.watch.events import follow
 
 if TYPE_CHECKING:

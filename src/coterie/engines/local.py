@@ -10,131 +10,36 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
-from coterie.config import Job, load_job
+from coterie.config import load_job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
-from coterie.engines.throttle import DutyCycle, Throttle, choose
+from coterie.engines.processes import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    LocalAgents,
+    Server,
+)
 from coterie.errors import CheckpointError, CoterieError
 from coterie.machine import cores, die_with_parent, memory_available_bytes
 from coterie.transport.control import ControlServer
-from coterie.transport.messages import Beat, Hello, Stop
+from coterie.transport.messages import HUB, Beat, Hello, Stop
 from coterie.transport.secure import Keys
 from coterie.watch.events import EventLog, audit, read
 
 TICK_S = 0.1
 BEAT_S = 2.0
-MAX_RESTARTS = 3
-THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the rest is ours
-# torch asks for the name of each address that it connects to; a slow answer would hold up a term.
-QUICK_NAMES = {"RES_OPTIONS": "timeout:1 attempts:1"}
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-
-
-def member_names(job: Job) -> list[str]:
-    """What the agents of this machine are called."""
-    num = job.agents.local
-    assert isinstance(num, int)
-    return [f"agent-{i}" for i in range(num)]
-
-
-@dataclass
-class Process:
-    """One agent's process, and how often it was started."""
-
-    name: str
-    popen: subprocess.Popen[bytes]
-    throttle: Throttle | None
-    num_starts: int = 1
-    restart_at_s: float | None = None
-
-
-@dataclass
-class LocalAgents:
-    """Starts, throttles, kills and restarts agents on this machine."""
-
-    job: Job
-    run: Path
-    endpoint: str
-    processes: dict[str, Process] = field(default_factory=dict)
-
-    def start(self) -> None:
-        """Start every local agent."""
-        names = member_names(self.job)
-        throttles = choose(dict(zip(names, self._cores(len(names)), strict=True)))
-        for name in names:
-            spawned = self._spawn(name, throttles[name])
-            self.processes[name] = Process(name, spawned, throttles[name])
-
-    def _cores(self, num: int) -> list[float | None]:
-        speeds = self.job.agents.speeds
-        if speeds is None:
-            return [None] * num
-        granted = THROTTLED_PART * cores()
-        return [granted * speed / sum(speeds) for speed in speeds]
-
-    def _num_threads(self) -> int:
-        """Each agent's part of the cores; one if throttled, for threads that wait burn a quota."""
-        throttled = self.job.agents.speeds is not None
-        return 1 if throttled else max(1, int(cores()) // int(self.job.agents.local))
-
-    def _spawn(self, name: str, throttle: Throttle | None) -> subprocess.Popen[bytes]:
-        duty = throttle.duty if throttle else DutyCycle(1.0)
-        command = [sys.executable, "-m", "coterie.cli", "join", self.endpoint]
-        command += ["--key", str(self.run / "join.key"), "--name", name, "--with-parent"]
-        command += ["--root", self.job.root]
-        command += ["--duty", str(duty.fraction), "--threads", str(self._num_threads())]
-        with (self.run / f"{name}.log").open("ab") as log:
-            env = {**os.environ, **QUICK_NAMES}
-            return subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-    def settle(self, name: str) -> None:
-        """An agent has its imports done: from here on it goes at its own speed."""
-        process = self.processes.get(name)
-        if process is not None and process.throttle is not None:
-            process.throttle.apply(process.popen.pid)
-
-    def kill(self, name: str) -> None:
-        """Kill -9, as a power cut would."""
-        self.processes[name].popen.kill()
-
-    def reap(self, now_s: float, restart_after_s: float) -> Iterator[tuple[str, int]]:
-        """Agents that have ended since the last call, with their exit codes; due restarts."""
-        for name, process in self.processes.items():
-            if process.restart_at_s is None and (code := process.popen.poll()) is not None:
-                process.restart_at_s = float("inf")
-                if code not in (DONE, REFUSED) and process.num_starts <= MAX_RESTARTS:
-                    process.restart_at_s = now_s + restart_after_s
-                yield name, code
-            elif process.restart_at_s is not None and now_s >= process.restart_at_s:
-                process.popen = self._spawn(name, process.throttle)
-                process.num_starts, process.restart_at_s = process.num_starts + 1, None
-
-    def last_words(self, name: str) -> str:
-        """The last line of an agent's log, after a colon."""
-        lines = (self.run / f"{name}.log").read_text(errors="replace").splitlines()
-        return f": {lines[-1]}" if lines else ""
-
-    def close(self) -> None:
-        """Leave no process and no control group behind."""
-        for process in self.processes.values():
-            process.popen.kill()
-            process.popen.wait()
-            if process.throttle is not None:
-                process.throttle.close()
 
 
 class Host:
@@ -152,6 +57,8 @@ class Host:
         assert num_agents is not None
         goes_on = Resume(resume.files, resume.meta) if resume else None
         self.coordinator = Coordinator(self.job, num_agents, goes_on)
+        host = self._server.endpoint.rpartition(":")[0]
+        self._hub = Server(run, self._server.endpoint, f"{host}:0")
         self._identities: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
         self._kill_at_s: float | None = None
@@ -165,6 +72,8 @@ class Host:
         try:
             with _wakeups(self._signalled) as bell:
                 self._tell_run()
+                if self.coordinator.run.by_star:
+                    self._hub.start()
                 self._agents.start()
                 self.coordinator.start(time.time())
                 while not self.coordinator.run.done:
@@ -189,6 +98,7 @@ class Host:
 
     def _close(self) -> None:
         self._agents.close()
+        self._hub.close()
         self._server.close()
         self._log.close()
         (self._run / "join.key").unlink(missing_ok=True)
@@ -216,6 +126,8 @@ class Host:
         self._names = {i: n for n, i in self._identities.items()}
 
     def _reap(self) -> None:
+        if (ended := self._hub.gone()) is not None:
+            self.coordinator.lost(HUB, f"it exited with code {ended}; see {HUB}.log", time.time())
         drill = self.job.drill
         after_s = drill.restart_after_s if drill else 1.0
         for name, code in self._agents.reap(time.time(), after_s):

@@ -7,29 +7,30 @@ deaths are made up here, from a `World` that says how fast machines and links tr
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from coterie.agents import effects as do
+from coterie.agents.hub import Hub
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.worker import Worker
 from coterie.config import Job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint, Resume
+from coterie.engines.strands import FORM_S, Agent, Strand, call_of, price_of
 from coterie.errors import CoterieError, Torn
-from coterie.sync.exchanges import Payload, Reduce
 from coterie.transport import messages as say
-from coterie.transport.memory import Call, MemoryTransport
+from coterie.transport.memory import MemoryTransport
 from coterie.world import Device, World
 
 CONTROL_S = 0.001  # of a control message
-FORM_S = 0.005  # to build a group
 DETECT_S = 0.01  # until the engine's word of a death arrives
+WAITS = object()  # an effect that time or others will answer
 SPREAD = 0.02  # the last member hears a meeting's outcome so much later than the first
 
 
@@ -40,20 +41,6 @@ class Fault:
     member: str
     at_s: float
     back_after_s: float | None = None
-
-
-@dataclass
-class Agent:
-    """A simulated agent process."""
-
-    device: Device
-    inbox: deque[Any] = field(default_factory=deque)
-    assembly: say.Assembly = field(default_factory=say.Assembly)
-    welcome: say.Welcome | None = None
-    worker: Worker | None = None
-    life: Generator[do.Effect, Any, str] | None = None
-    waits_for: str = ""  # "order" | "meeting" | "" while it computes
-    turn: int = 0  # what was scheduled for an earlier turn is void
 
 
 @dataclass(frozen=True)
@@ -89,6 +76,8 @@ class Simulation:
         self._now_s = 0.0
         self.events: list[dict[str, Any]] = []
         self.checkpoints: list[Checkpoint] = []
+        if self.coordinator.run.by_star:
+            self._after(0.0, lambda: self._start(None))
         for device in world.devices:
             self._after(0.0, lambda device=device: self._start(device))  # type: ignore[misc]
         for fault in faults:
@@ -133,17 +122,18 @@ class Simulation:
 
     # -- agents -----------------------------------------------------------------------------------
 
-    def _start(self, device: Device) -> None:
-        self._agents[device.name] = Agent(device)
+    def _start(self, device: Device | None) -> None:
+        name = device.name if device else say.HUB
+        self._agents[name] = Agent(device)
         hello = say.Hello(
-            name=device.name,
+            name=name,
             pid=0,
             cores=1.0,
             memory_bytes=1 << 40,
             device="cpu",
-            store=f"{device.name}:0",
+            store=f"{name}:0",
         )
-        self._tell(device.name, hello)
+        self._tell(name, hello)
 
     def _kill(self, fault: Fault) -> None:
         if self._agents.pop(fault.member, None) is None:
@@ -160,9 +150,10 @@ class Simulation:
         """Who has not yet heard the outcome of a meeting with the dead will not hear it."""
         term = self._terms.get(member)
         for name, agent in self._agents.items():
-            if agent.waits_for == "outcome" and self._terms.get(name) == term:
-                agent.turn += 1
-                agent.waits_for = "meeting"
+            for strand in agent.strands:
+                if strand.waits_for == "outcome" and self._terms.get(name) == term:
+                    strand.turn += 1
+                    strand.waits_for = "meeting"
 
     def _tell(self, name: str, message: say.Wire) -> None:
         self._after(CONTROL_S, lambda: self.coordinator.receive(name, message, self._now_s))
@@ -171,15 +162,36 @@ class Simulation:
         agent = self._agents.get(name)
         if agent is None:
             return
-        if agent.life is None:
+        if agent.main is None:
             self._settle_in(name, agent, message)
             return
         agent.inbox.append(message)
-        if agent.waits_for == "order":
-            self._resume(name, agent.inbox.popleft())
-        elif agent.waits_for == "meeting" and getattr(message, "at_once", False):
+        if agent.main.waits_for == "order":
+            self._resume(name, agent.main, agent.inbox.popleft())
+        elif getattr(message, "at_once", False):
             self._hub.withdraw(name)
-            self._resume(name, Torn("a new membership was named"))
+            for strand in agent.strands:
+                if strand.waits_for in ("meeting", "mail"):
+                    self._resume(name, strand, Torn("a new membership was named"))
+
+    def _post(self, origin: str, to: str, channel: str, data: bytes) -> None:
+        """Mail of the star road arrives after its way over the member's own link."""
+        member = origin if to == say.HUB else to
+        links = [link for link in self._world.links if member in (link.a, link.b)]
+        seconds = min(
+            (link.latency_s + len(data) / link.bytes_per_s for link in links), default=0.0
+        )
+        self._after(seconds, lambda: self._arrive(to, origin, channel, data))
+
+    def _arrive(self, to: str, origin: str, channel: str, data: bytes) -> None:
+        agent = self._agents.get(to)
+        if agent is None:
+            return
+        agent.mail.append((origin, channel, data))
+        main = agent.main
+        listens = main is not None and main.waits_for in ("mail", "order")
+        if main is not None and listens and main.channel == channel:
+            self._resume(to, main, agent.fetch(channel))
 
     def _settle_in(self, name: str, agent: Agent, message: Any) -> None:
         """Before its life begins an agent waits for its welcome and the files that follow."""
@@ -192,6 +204,10 @@ class Simulation:
         files = agent.assembly.files
         if agent.welcome is None or len(files) < agent.welcome.num_files:
             return
+        if agent.device is None:
+            agent.main = Strand(Hub().live())
+            self._resume(name, agent.main, None)
+            return
         worker = Worker(name, Learner(self._setup))
         try:
             if files:
@@ -201,79 +217,156 @@ class Simulation:
             return
         agent.worker = worker
         self._tell(name, worker.learner.ready())
-        agent.life = worker.live()
-        self._resume(name, None)
+        agent.main = Strand(worker.live())
+        self._resume(name, agent.main, None)
 
     # -- effects ----------------------------------------------------------------------------------
 
-    def _resume(self, name: str, answer: Any) -> None:
-        """Carry a worker on until it waits for time or for others."""
+    def _resume(self, name: str, strand: Strand, answer: Any) -> None:
+        """Carry a strand on until it waits for time or for others."""
         agent = self._agents[name]
-        assert agent.life is not None
-        agent.waits_for, agent.turn = "", agent.turn + 1
+        strand.waits_for, strand.channel, strand.turn = "", "", strand.turn + 1
+        if strand.convert is not None:
+            convert, strand.convert = strand.convert, None
+            answer = convert(answer)
         while True:
             try:
                 failed = isinstance(answer, CoterieError)
-                effect = agent.life.throw(answer) if failed else agent.life.send(answer)
-            except StopIteration:
-                assert agent.worker is not None
-                self._left[name] = agent.worker
-                del self._agents[name]
+                effect = strand.life.throw(answer) if failed else strand.life.send(answer)
+            except StopIteration as end:
+                self._end(name, strand, end.value)
                 return
-            match effect:
-                case do.Now():
-                    answer = self._now_s
-                case do.Tell(message):
-                    self._tell(name, message)
-                    answer = None
-                case do.Hear() if agent.inbox:
-                    answer = agent.inbox.popleft()
-                case do.Hear():
-                    agent.waits_for = "order"
-                    return
-                case do.Compute(run, batches):
-                    self._later(name, sum(map(agent.device.step_s, batches)), _attempt(run))
-                    return
-                case _ if any(getattr(m, "at_once", False) for m in agent.inbox):
-                    answer = Torn("a new membership was named")
-                case _:
-                    self._meet(name, effect)
-                    return
+            except CoterieError as error:
+                self._end(name, strand, error)
+                return
+            strand.waits_for, strand.channel = "", ""
+            answer = self._at_once(name, agent, strand, effect)
+            if answer is WAITS:
+                return
 
-    def _later(self, name: str, seconds: float, answer: Any) -> None:
+    def _end(self, name: str, strand: Strand, value: Any) -> None:
         agent = self._agents[name]
-        turn = agent.turn
+        strand.value, strand.over = value, True
+        if strand is agent.main:
+            if agent.worker is not None:
+                self._left[name] = agent.worker
+            del self._agents[name]
+        elif agent.main is not None and agent.main.waits_for == "aside":
+            agent.aside = None
+            self._resume(name, agent.main, value)
+
+    def _at_once(self, name: str, agent: Agent, strand: Strand, effect: Any) -> Any:
+        """What an effect comes to without waiting; WAITS where time or others decide."""
+        match effect:
+            case do.Now():
+                return self._now_s
+            case do.Tell(message):
+                self._tell(name, message)
+                return None
+            case do.Hear():
+                strand.waits_for = "order"
+                return agent.inbox.popleft() if agent.inbox else WAITS
+            case do.Next(channel):
+                strand.waits_for, strand.channel = "order", channel
+                return agent.inbox.popleft() if agent.inbox else agent.fetch(channel) or WAITS
+            case do.Compute(run, batches):
+                assert agent.device is not None
+                self._later(name, strand, sum(map(agent.device.step_s, batches)), _attempt(run))
+                return WAITS
+            case do.Stream(run, batches):
+                self._stream(name, agent, strand, run, batches)
+                return WAITS
+            case do.Pass():
+                self._pass(name, agent, strand, effect)
+                return WAITS
+            case _ if agent.urgent():
+                return Torn("a new membership was named")
+        return self._with_others(name, agent, strand, effect)
+
+    def _with_others(self, name: str, agent: Agent, strand: Strand, effect: Any) -> Any:
+        match effect:
+            case do.Begin(talk):
+                agent.aside = aside = Strand(talk)
+                self._after(0.0, lambda: self._aside(name, agent, aside))
+                return aside
+            case do.Finish(handle):
+                strand.waits_for = "aside"
+                return handle.value if handle.over else WAITS
+            case do.Post(to, channel, data):
+                self._post(name, to, channel, data)
+                return None
+            case do.Fetch(channel, wait):
+                strand.waits_for, strand.channel = "mail", channel
+                return agent.fetch(channel) or (WAITS if wait else None)
+        self._meet(name, strand, effect)
+        return WAITS
+
+    def _aside(self, name: str, agent: Agent, aside: Strand) -> None:
+        if self._agents.get(name) is agent and agent.aside is aside:
+            self._resume(name, aside, None)
+
+    def _stream(
+        self, name: str, agent: Agent, strand: Strand, run: Any, batches: tuple[int, ...]
+    ) -> None:
+        """Parts are summed together once they are computed: no time is won, the sums are alike."""
+        assert agent.device is not None
+        parts: list[Tensor] = []
+        value = _attempt(lambda: run(parts.append))
+        seconds = sum(map(agent.device.step_s, batches))
+
+        def summed(total: Any) -> Any:
+            if isinstance(total, Torn):
+                return value if isinstance(value, CoterieError) else (value, False)
+            for part, sum_P in zip(parts, total.split([p.numel() for p in parts]), strict=True):
+                part.copy_(sum_P)
+            return value if isinstance(value, CoterieError) else (value, True)
+
+        strand.convert = summed
+        turn = strand.turn
+
+        def meet() -> None:
+            if self._agents.get(name) is agent and strand.turn == turn:
+                if agent.urgent():
+                    self._resume(name, strand, Torn("a new membership was named"))
+                else:
+                    self._meet(name, strand, do.Total(torch.cat(parts)))
+
+        self._after(seconds, meet)
+
+    def _pass(self, name: str, agent: Agent, strand: Strand, effect: do.Pass) -> None:
+        """A stage's part of a batch: the others' are as long, and no road is that slow."""
+        assert agent.device is not None
+        share = -(-effect.batch.size // len(effect.team))
+        self._later(name, strand, agent.device.step_s(share), _attempt(effect.alone))
+
+    def _later(self, name: str, strand: Strand, seconds: float, answer: Any) -> None:
+        agent, turn = self._agents[name], strand.turn
 
         def go_on() -> None:
-            if self._agents.get(name) is agent and agent.turn == turn:
-                self._resume(name, answer)
+            if self._agents.get(name) is agent and strand.turn == turn:
+                self._resume(name, strand, answer)
 
         self._after(seconds, go_on)
 
-    def _meet(self, name: str, effect: do.Effect) -> None:
-        self._agents[name].waits_for = "meeting"
+    def _meet(self, name: str, strand: Strand, effect: Any) -> None:
+        strand.waits_for = "meeting"
         if isinstance(effect, do.Form):
             self._terms[name] = effect.term
             self._hub.enter(effect.term.number, effect.term.members)
-        call = _call(name, self._terms[name].number, effect)
+            if effect.term.apart:
+                self._later(name, strand, FORM_S, None)
+                return
+        call = call_of(name, self._terms[name].number, effect)
         results = self._hub.offer(name, call)
         if results is None:
             return
-        seconds = self._price(call, tuple(results))
+        seconds = price_of(call, tuple(results), self._world)
         for rank, (member, result) in enumerate(results.items()):
-            self._agents[member].waits_for = "outcome"
-            self._later(member, seconds * (1 + SPREAD * rank / len(results)), result)
-
-    def _price(self, call: Call, members: tuple[str, ...]) -> float:
-        """Seconds of a collective on the true links."""
-        if call.op == "form":
-            return FORM_S
-        assert call.vector_N is not None
-        num_bytes = call.vector_N.numel() * call.vector_N.element_size()
-        links = self._world.only(members).links
-        if call.op.startswith("pass:"):
-            return sum(link.latency_s + num_bytes / link.bytes_per_s for link in links)
-        return Reduce().price(Payload(num_bytes, summable=call.op == "total"), len(members), links)
+            late_s = seconds * (1 + SPREAD * rank / len(results))
+            for other in self._agents[member].strands:
+                if other.waits_for == "meeting":
+                    other.waits_for = "outcome"
+                    self._later(member, other, late_s, result)
 
 
 def _attempt(run: Callable[[], Any]) -> Any:
@@ -282,21 +375,6 @@ def _attempt(run: Callable[[], Any]) -> Any:
         return run()
     except CoterieError as error:
         return error
-
-
-def _call(name: str, term: int, effect: do.Effect) -> Call:
-    match effect:
-        case do.Form():
-            return Call(term, "form")
-        case do.Total(vector_N):
-            return Call(term, "total", vector_N)
-        case do.Gather(vector_N):
-            return Call(term, "gather", vector_N)
-        case do.Give(peer, vector_N):
-            return Call(term, f"pass:{name}:{peer}", vector_N)
-        case do.Take(peer, into_N):
-            return Call(term, f"pass:{peer}:{name}", into_N)
-    raise AssertionError(f"no such meeting: {effect}")
 
 
 def simulate(

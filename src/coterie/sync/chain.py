@@ -1,29 +1,47 @@
 """A strategy is a sentence of pieces, checked when it is built.
 
-Legend of shape suffixes: N all values of the flat vector, K those that are shared.
+Legend of shape suffixes: N all values of the flat vector, F those that a round is about (all, or a
+fragment), K those of them that are shared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from coterie.errors import StrategyError
-from coterie.sync.codecs import Pack
-from coterie.sync.exchanges import Exchange, Payload
+import coterie.sync.fragments as fragments
+import coterie.sync.grammar as grammar
+import coterie.sync.meetings as meetings
+from coterie.sync.codecs import Codec, ErrorFeedback, Pack, Sketch
+from coterie.sync.exchanges import Exchange
+from coterie.sync.maps import Prox
 from coterie.sync.pieces import Every, Memory, Piece
+from coterie.sync.privacy import Noise
+from coterie.sync.room import Agreed, Payload, Room
+from coterie.sync.talk import Talk
+from coterie.sync.teams import Team
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
-    from coterie.types import Ctx, Layout
+    from coterie.types import Ctx, Layout, Message
     from coterie.world import Link
 
-GRAMMAR = "local? map* pack? exchange map*"
 DENSE_BYTES = 4  # what travels unpacked is float32
 Memories = tuple[Memory, ...]  # one for each piece, in the order of the sentence
+P = TypeVar("P", bound=Piece)
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What a member brought to a round, as landing needs it."""
+
+    delta_N: Tensor  # its gradient, or anchor − here
+    anchor_N: Tensor  # where it started from; of no meaning for a gradient
+    payload: Tensor
+    heard: bool = True  # whether it counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +49,8 @@ class Strategy:
     """A sentence of pieces: how members agree, from a member's delta to the update that lands.
 
     Without `Every`, the delta is a gradient and the member's own optimizer steps on the update.
-    With it, the delta is `anchor − here` after a walk, and new = anchor − update.
+    With it, the delta is `anchor − here` after a walk, and new = anchor − update. Where a walk has
+    fragments, each round is about one part of the parameters: `part` says which.
 
     >>> from coterie.sync.exchanges import Reduce
     >>> from coterie.sync.outer import Outer
@@ -42,20 +61,48 @@ class Strategy:
     pieces: tuple[Piece, ...]
 
     def __post_init__(self) -> None:
-        _check(self.pieces)
+        grammar.check(self.pieces)
 
     def __repr__(self) -> str:
-        return _written(self.pieces)
+        return grammar.written(self.pieces)
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def walk(self) -> Every | None:
+        """How members walk between meetings; None when gradients travel."""
+        return self._first(Every)
 
     @property
     def every(self) -> int:
         """Optimizer steps between two meetings; 1 when gradients travel."""
-        return next((p.num_steps for p in self.pieces if isinstance(p, Every)), 1)
+        return self.walk.meets_every if self.walk else 1
 
     @property
     def walks(self) -> bool:
         """Whether members walk alone between meetings, so that a delta of weights travels."""
-        return any(isinstance(piece, Every) for piece in self.pieces)
+        return self.walk is not None
+
+    @property
+    def overlap(self) -> int:
+        """Steps that members walk on while a meeting goes on."""
+        return self.walk.overlap if self.walk else 0
+
+    @property
+    def pull(self) -> float:
+        """How strongly each step of a walk is drawn back to the anchor (FedProx)."""
+        prox = self._first(Prox)
+        return prox.mu if prox else 0.0
+
+    @property
+    def team(self) -> Team | None:
+        """How members are cut into teams; None where each walks alone."""
+        return self._first(Team)
+
+    @property
+    def least(self) -> int:
+        """Fewest members it makes sense with."""
+        return max(self.exchange.least(), self.team.least if self.team else 1)
 
     @property
     def exchange(self) -> Exchange:
@@ -65,34 +112,152 @@ class Strategy:
     @property
     def pack(self) -> Pack | None:
         """The piece that packs what travels, or None when it travels dense."""
-        return next((piece for piece in self.pieces if isinstance(piece, Pack)), None)
+        return self._first(Pack)  # type: ignore[type-abstract]
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """The pack, where members shrink their deltas in conversation."""
+        pack = self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
+        return pack if isinstance(pack, Sketch) else None
+
+    @property
+    def downlink(self) -> Codec | None:
+        """What a server packs its answers with: a codec that keeps every value."""
+        pack = self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
+        return pack if isinstance(pack, Codec) and pack.divisible else None
+
+    @property
+    def after(self) -> int:
+        """The place of the first piece that members apply to what was agreed."""
+        return self._meeting + (1 if self.noise is None else 2)
+
+    @property
+    def noise(self) -> Noise | None:
+        """What the server adds to what was agreed, before anybody sees it."""
+        follows = self.pieces[self._meeting + 1 : self._meeting + 2]
+        return next((piece for piece in follows if isinstance(piece, Noise)), None)
+
+    @property
+    def secret(self) -> bool:
+        """Whether what is drawn must be known to nobody else."""
+        return self._first(Noise) is not None
+
+    @property
+    def plain(self) -> bool:
+        """Whether gradients are averaged as they are: what can begin during the backward pass."""
+        ring = self.exchange.road == "ring" and self.exchange.linear
+        before = self.pieces[: self._meeting]
+        known = getattr(self.exchange, "weighted", True) != "score"  # weights, before the pass
+        return ring and known and not before and self.exchange.agrees
 
     @property
     def _meeting(self) -> int:
         return next(i for i, piece in enumerate(self.pieces) if isinstance(piece, Exchange))
 
+    def _first(self, kind: type[P]) -> P | None:
+        return next((piece for piece in self.pieces if isinstance(piece, kind)), None)
+
+    # -- what it does -----------------------------------------------------------------------------
+
     def init(self, layout: Layout, like: Tensor) -> Memories:
-        """Fresh memory, one for each piece, of the dtype and on the device of `like`.
+        """Fresh memory, of the dtype and on the device of `like`: one for each piece.
 
-        Raises JobError when a pattern of the sentence matches no parameter.
+        With fragments, one such for each of them. Raises JobError when a pattern of the sentence
+        matches no parameter.
         """
-        memory = []
-        for piece in self.pieces:
-            memory.append(piece.init(layout, like))
-            layout = piece.narrow(layout)
-        return tuple(memory)
+        parts = fragments.split(layout, self._num_parts)
+        memories = tuple(self._init(part, like) for part in parts)
+        return memories if self._num_parts > 1 else memories[0]
 
-    def prepare(self, delta_N: Tensor, memory: Memories, ctx: Ctx) -> tuple[Tensor, Memories]:
-        """What travels, dense of shape (K,) or packed uint8, and the memory if the round counts.
+    def part(self, layout: Layout, number: int) -> Layout:
+        """What a round is about: a fragment, or everything."""
+        return fragments.split(layout, self._num_parts)[(number - 1) % self._num_parts]
+
+    def prepare(
+        self, delta_N: Tensor, anchor_N: Tensor, memory: Memories, layout: Layout, ctx: Ctx
+    ) -> tuple[Tensor, Memories]:
+        """What travels, dense or packed uint8, and the memory if the round counts.
 
         Nothing passed in is written to; a dense payload may be the delta itself.
         """
-        payload, ours = _fold(self.pieces[: self._meeting], delta_N, memory[: self._meeting], ctx)
-        return payload, (*ours, *memory[self._meeting :])
+        part, mine = self.part(layout, ctx.round), self._mine(memory, ctx)
+        before = slice(self._meeting)
+        delta_K = fragments.take(delta_N, layout, part)
+        payload, ours = fold(self.pieces[before], delta_K, mine[before], ctx)
+        if self.pack is None:
+            payload = self.exchange.bring(payload, self._shared(anchor_N, layout, ctx))
+        return payload, self._kept((*ours, *mine[self._meeting :]), memory, ctx)
 
-    def factor(self, weight: float, weight_M: Sequence[float]) -> float | None:
-        """What to multiply a payload by so that a plain sum is the law; None where it is not."""
-        return self.exchange.factor(weight, weight_M) if self.pack is None else None
+    def talk(
+        self, mine: Message, memory: Memories, room: Room, layout: Layout
+    ) -> Talk[tuple[Agreed, Memories]]:
+        """Hold the meeting: what is agreed, and the memory if the round counts."""
+        own, shared = self._mine(memory, room.ctx), self.shared(layout, room.ctx.round)
+        if self.sketch is None:
+            agreed = yield from self.exchange.talk(mine, own[self._meeting], room)
+            return agreed, self._with(agreed.memory, self._meeting, memory, room.ctx)
+        place = self._meeting - 1
+        feedback = isinstance(self.pack, ErrorFeedback)
+        inner = cast("tuple[Memory, ...]", own[place])[1] if feedback else own[place]
+        law = cast("meetings.Law", self.exchange)
+        agreed = yield from meetings.sketched(law, self.sketch, mine, inner, shared, room)
+        packs = agreed.memory
+        if feedback:
+            packs = (cast("tuple[Memory, ...]", own[place])[0], agreed.memory)
+        return agreed, self._with(packs, place, memory, room.ctx)
+
+    def room(
+        self,
+        me: str,
+        members: tuple[str, ...],
+        weights: Mapping[str, float],
+        like_N: Tensor,
+        layout: Layout,
+        ctx: Ctx,
+    ) -> Room:
+        """Who meets about what in a round; `like_N` is any vector of the layout."""
+        shown = self.exchange.shown(self.shared(layout, ctx.round))
+        like_K = like_N.new_zeros(shown.size)
+        return Room(me, members, weights, like_K, self.pack, ctx)
+
+    def open(self, payload: Tensor, like_K: Tensor, ctx: Ctx) -> Tensor:
+        """The row of shape (K,) in a payload, of the dtype and on the device of `like_K`."""
+        pack = self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
+        return pack.decode(payload, like_K, ctx) if isinstance(pack, Codec) else payload
+
+    def land(
+        self, agreed_K: Tensor, mine: Landing, memory: Memories, layout: Layout, ctx: Ctx
+    ) -> tuple[Tensor, Memories]:
+        """The update that the agreed vector becomes, of the round's part, and the memory after it.
+
+        Parameters that are not shared keep the member's own delta: its gradient, or its walk.
+        """
+        own, part = self._mine(memory, ctx), self.part(layout, ctx.round)
+        if mine.heard and self.sketch is not None and isinstance(self.pack, ErrorFeedback):
+            place = self._meeting - 1
+            settled = self.pack.settle(mine.payload, agreed_K, own[place])
+            own = (*own[:place], settled, *own[place + 1 :])
+        delta_K = self.exchange.land(agreed_K, self._shared(mine.anchor_N, layout, ctx))
+        after = self.after
+        update_K, theirs = fold(self.pieces[after:], delta_K, own[after:], ctx)
+        own_F = fragments.take(mine.delta_N, layout, part)
+        update_F = fragments.put(own_F, update_K, part, self.narrowed(part))
+        return update_F, self._kept((*own[:after], *theirs), memory, ctx)
+
+    def veil(self, agreed_K: Tensor, num_members: int, generator: Generator) -> Tensor:
+        """What a server tells of a mean over so many members, as a new vector if it adds noise."""
+        if self.noise is None:
+            return agreed_K
+        norm = norm_before(self.pieces[: self._meeting])
+        return self.noise.add(agreed_K, self.noise.scale(norm, num_members), generator)
+
+    def unheard(self, before: Memories, after: Memories, ctx: Ctx) -> Memories:
+        """The memory of a member that nobody heard: what it wished to say is still unsaid.
+
+        What its part in the meeting left behind it keeps: the others have heard the outcome.
+        """
+        own, met = self._mine(before, ctx), self._mine(after, ctx)
+        return self._kept((*own[: self._meeting], *met[self._meeting :]), before, ctx)
 
     def inherit(self, memory: Memories, layout: Layout, like: Tensor) -> Memories:
         """What a newcomer takes over of a member's memory: the agreed part, after the exchange.
@@ -100,23 +265,12 @@ class Strategy:
         What stands before it, such as a residual, belongs to the other member and stays there.
         """
         fresh, after = self.init(layout, like), self._meeting + 1
-        return (*fresh[:after], *memory[after:])
-
-    def open(self, payload: Tensor, like_K: Tensor) -> Tensor:
-        """The row of shape (K,) in a payload, of the dtype and on the device of `like_K`."""
-        return payload if self.pack is None else self.pack.decode(payload, like_K)
-
-    def land(
-        self, agreed_K: Tensor, own_N: Tensor, layout: Layout, memory: Memories, ctx: Ctx
-    ) -> tuple[Tensor, Memories]:
-        """The update of shape (N,) that the agreed vector becomes, and the memory after it.
-
-        Parameters that are not shared keep the member's own delta: its gradient, or its walk.
-        """
-        after = self._meeting + 1
-        update_K, theirs = _fold(self.pieces[after:], agreed_K, memory[after:], ctx)
-        update_N = _widen(update_K, self.narrowed(layout), own_N, layout)
-        return update_N, (*memory[:after], *theirs)
+        if self._num_parts == 1:
+            return (*fresh[:after], *memory[after:])
+        pairs = zip(
+            cast("tuple[Memories, ...]", fresh), cast("tuple[Memories, ...]", memory), strict=True
+        )
+        return tuple((*new[:after], *old[after:]) for new, old in pairs)
 
     def narrowed(self, layout: Layout) -> Layout:
         """The part of the layout that is shared; all of it without `Only`."""
@@ -124,14 +278,30 @@ class Strategy:
             layout = piece.narrow(layout)
         return layout
 
+    def shared(self, layout: Layout, number: int) -> Layout:
+        """What travels in a round."""
+        return self.narrowed(self.part(layout, number))
+
+    # -- what it costs ----------------------------------------------------------------------------
+
     def num_bytes(self, layout: Layout) -> int:
-        """Exact bytes that one member brings to a meeting."""
-        size = self.narrowed(layout).size
-        return DENSE_BYTES * size if self.pack is None else self.pack.num_bytes(size)
+        """Exact bytes that one member brings to a meeting, the weight behind them not counted.
+
+        With fragments, those of the largest.
+        """
+        return max(self._num_bytes(part) for part in fragments.split(layout, self._num_parts))
+
+    def _num_bytes(self, part: Layout) -> int:
+        shown = self.exchange.shown(self.narrowed(part))
+        return DENSE_BYTES * shown.size if self.pack is None else self.pack.num_bytes(shown)
 
     def payload(self, layout: Layout) -> Payload:
         """What one member brings to a meeting, as the exchange prices it."""
-        return Payload(self.num_bytes(layout), summable=self.pack is None)
+        summable = self.exchange.linear and (self.pack is None or self.sketch is not None)
+        pack = self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
+        cut = pack is None or (isinstance(pack, Codec) and pack.divisible)
+        divisible = cut and self.exchange.divides and not summable
+        return Payload(self.num_bytes(layout), summable, divisible)
 
     def price(self, layout: Layout, num_members: int, links: Sequence[Link]) -> float:
         """Predicted seconds of one meeting; JobError when a member has no link."""
@@ -152,9 +322,45 @@ class Strategy:
         regained = max(piece.regains(self.every) for piece in self.pieces)
         return rest * (walk + (1 - walk) * regained)
 
+    # -- memories ---------------------------------------------------------------------------------
+
+    @property
+    def _num_parts(self) -> int:
+        return self.walk.fragments if self.walk else 1
+
+    def _init(self, layout: Layout, like: Tensor) -> Memories:
+        memory = []
+        for place, piece in enumerate(self.pieces):
+            if isinstance(piece, Noise) and place < self._meeting:
+                norm = norm_before(self.pieces[:place])
+                memory.append(piece.remember(norm, like, of_mean=False))
+            else:
+                memory.append(piece.init(layout, like))
+            layout = piece.narrow(layout)
+        return tuple(memory)
+
+    def _mine(self, memory: Memories, ctx: Ctx) -> Memories:
+        """The memories of the pieces for the part that a round is about."""
+        if self._num_parts == 1:
+            return memory
+        return cast("Memories", memory[(ctx.round - 1) % self._num_parts])
+
+    def _kept(self, mine: Memories, memory: Memories, ctx: Ctx) -> Memories:
+        if self._num_parts == 1:
+            return mine
+        place = (ctx.round - 1) % self._num_parts
+        return (*memory[:place], mine, *memory[place + 1 :])
+
+    def _with(self, value: Memory, place: int, memory: Memories, ctx: Ctx) -> Memories:
+        mine = self._mine(memory, ctx)
+        return self._kept((*mine[:place], value, *mine[place + 1 :]), memory, ctx)
+
+    def _shared(self, vector_N: Tensor, layout: Layout, ctx: Ctx) -> Tensor:
+        return fragments.take(vector_N, layout, self.shared(layout, ctx.round))
+
 
 def chain(*pieces: Piece) -> Strategy:
-    """Build a sentence: `local? map* pack? exchange map*`, or a StrategyError that says why not.
+    """Build a sentence: `local* map* pack? exchange map*`, or a StrategyError that says why not.
 
     >>> from coterie.sync.exchanges import Reduce
     >>> from coterie.sync.outer import Outer
@@ -164,7 +370,20 @@ def chain(*pieces: Piece) -> Strategy:
     return Strategy(pieces)
 
 
-def _fold(
+def norm_before(pieces: Sequence[Piece]) -> float | None:
+    """The largest L2 norm that can come out of these pieces; None where it is unknown.
+
+    >>> from coterie.sync.pieces import Clip
+    >>> norm_before([Every(8), Clip(2.0)]), norm_before([Every(8)])
+    (2.0, None)
+    """
+    norm: float | None = None
+    for piece in pieces:
+        norm = piece.bound(norm)
+    return norm
+
+
+def fold(
     pieces: Sequence[Piece], vector: Tensor, memory: Memories, ctx: Ctx
 ) -> tuple[Tensor, Memories]:
     """Pass a vector through the pieces, left to right, each with its own memory."""
@@ -173,89 +392,3 @@ def _fold(
         vector, own_next = piece.update(vector, own, ctx)
         kept.append(own_next)
     return vector, tuple(kept)
-
-
-def _widen(update_K: Tensor, shared: Layout, own_N: Tensor, layout: Layout) -> Tensor:
-    """The own vector with the shared slices replaced by the agreed ones."""
-    if shared == layout:
-        return update_K
-    agreed = dict(shared.slices())
-    update_N = own_N.clone()
-    for name, where in layout.slices():
-        if name in agreed:
-            update_N[where] = update_K[agreed[name]]
-    return update_N
-
-
-def _written(words: Sequence[object]) -> str:
-    return f"chain({', '.join(map(str, words))})"
-
-
-def _check(pieces: tuple[Piece, ...]) -> None:
-    """Refuse what is not a sentence; the most telling complaint comes first."""
-    for piece in pieces:
-        if not isinstance(piece, Piece):
-            raise StrategyError(
-                f"expected pieces in a chain, found {piece!r} in {_written(pieces)}; "
-                "write for example chain(Reduce())"
-            )
-    _check_exchange(pieces)
-    _check_order(pieces)
-    _check_outer(pieces)
-
-
-def _check_exchange(pieces: tuple[Piece, ...]) -> None:
-    num = sum(piece.kind == "exchange" for piece in pieces)
-    if num == 0:
-        raise StrategyError(
-            f"expected one exchange, found none in {_written(pieces)}, so nothing meets; "
-            "add Reduce()"
-        )
-    if num > 1:
-        raise StrategyError(
-            f"expected one exchange, found {num} in {_written(pieces)}, which is more than one "
-            "strategy; keep one of them"
-        )
-
-
-def _check_order(pieces: tuple[Piece, ...]) -> None:
-    meeting = next(i for i, piece in enumerate(pieces) if piece.kind == "exchange")
-    for place, piece in enumerate(pieces):
-        complaint = _misplaced(piece, place, meeting)
-        if complaint is not None:
-            raise StrategyError(
-                f"expected {GRAMMAR}, found {piece} {complaint}, in {_written(pieces)}"
-            )
-
-
-def _misplaced(piece: Piece, place: int, meeting: int) -> str | None:
-    """What is wrong with where a piece stands, and what to do; None when nothing is."""
-    side = "before" if place < meeting else "after"
-    if piece.kind == "local" and place > 0:
-        return "away from the start; put it first, and only once"
-    if piece.kind == "pack" and place != meeting - 1:
-        return "away from the exchange; put one pack just before it, after all maps"
-    if piece.kind == "map" and piece.stands not in (side, "either"):
-        return f"{side} the exchange; put it {piece.stands} the exchange"
-    return None
-
-
-def _check_outer(pieces: tuple[Piece, ...]) -> None:
-    walks = any(piece.kind == "local" for piece in pieces)
-    outers = [piece for piece in pieces if piece.optimizes]
-    if walks and not outers:
-        raise StrategyError(
-            f"expected an outer optimizer after a walk, found none in {_written(pieces)}, so the "
-            f"delta lands nowhere; did you mean {_written([*pieces, 'Outer(1.0)'])}?"
-        )
-    if outers and not walks:
-        plain = [piece for piece in pieces if not piece.optimizes]
-        raise StrategyError(
-            f"expected Every(...) with an outer optimizer, found none in {_written(pieces)}, so "
-            "two optimizers would step on one gradient; did you mean "
-            f"{_written(['Every(8)', *pieces])}, or {_written(plain)}?"
-        )
-    if len(outers) > 1:
-        raise StrategyError(
-            f"expected one outer optimizer, found {len(outers)} in {_written(pieces)}; keep one"
-        )

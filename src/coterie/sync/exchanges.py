@@ -1,6 +1,6 @@
-"""Who hears whom: the pure meaning of a meeting, and what it costs.
+"""Who hears whom: the pure meaning of a meeting, how it is held on a road, and what it costs.
 
-Legend of shape suffixes: N values of the delta, M members.
+Legend of shape suffixes: N values of a vector, K of those that are shared, M members.
 """
 
 from __future__ import annotations
@@ -8,30 +8,24 @@ from __future__ import annotations
 import abc
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from coterie import combine
 from coterie.errors import JobError, StrategyError, TrainingError
-from coterie.sync.pieces import Kind, Memory, Piece
+from coterie.sync.laws import Law, Mean
+from coterie.sync.meetings import fewer_in_parts, gathered, in_parts, summed
+from coterie.sync.pieces import Kind, Memory, Piece, is_count
+from coterie.sync.room import Agreed, Payload, Room
+from coterie.sync.talk import Talk
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coterie.types import Ctx, Message
+    from coterie.types import Ctx, Layout, Message
     from coterie.world import Link
 
-
-@dataclass(frozen=True)
-class Payload:
-    """What each member brings to a meeting: its bytes, and whether they can be added on the way.
-
-    >>> Payload(num_bytes=4_000_000, summable=True).num_bytes
-    4000000
-    """
-
-    num_bytes: int
-    summable: bool  # a dense vector is, a packet is not
+Road = Literal["ring", "star"]
+MEAN = Mean()
 
 
 class Exchange(Piece):
@@ -42,6 +36,13 @@ class Exchange(Piece):
     """
 
     kind: ClassVar[Kind] = "exchange"
+    agrees: ClassVar[bool] = True  # whether all go home with the same
+    asynchronous: ClassVar[bool] = False  # whether members meet a server alone, when they like
+    weighted: bool | Literal["score"] = True  # by samples, not at all, or by a score
+    quorum: int = 0  # how many a round waits for; everybody, if none
+    divides: bool = False  # whether parts of a vector can be combined on their own
+    linear: bool = True  # whether what they go home with is a weighted sum
+    road: Road = "ring"
 
     @abc.abstractmethod
     def meet(self, messages: Sequence[Message]) -> list[Tensor]:
@@ -53,18 +54,35 @@ class Exchange(Piece):
         """
 
     @abc.abstractmethod
+    def talk(self, mine: Message, memory: Memory, room: Room) -> Talk[Agreed]:
+        """Hold the meeting of the law on a road: it equals `meet` of what all members bring.
+
+        A member of weight zero is heard by nobody. Raises TrainingError where all that agree are
+        of it.
+        """
+
+    @abc.abstractmethod
     def price(self, payload: Payload, num_members: int, links: Sequence[Link]) -> float:
         """Seconds that one meeting of `num_members` takes over `links`; alone it is free.
 
         Raises JobError when a member has no link.
         """
 
-    @abc.abstractmethod
-    def factor(self, weight: float, weight_M: Sequence[float]) -> float | None:
-        """What a member of this weight multiplies its row by, so that the sum of all is the law.
+    def bring(self, delta_K: Tensor, anchor_K: Tensor) -> Tensor:
+        """What a member lays on the table, of its delta and of where it started from."""
+        return delta_K
 
-        None where the law is no sum; the road then carries every row to every member.
-        """
+    def land(self, agreed_K: Tensor, anchor_K: Tensor) -> Tensor:
+        """The delta that what a member goes home with means for its own anchor."""
+        return agreed_K
+
+    def shown(self, layout: Layout) -> Layout:
+        """The layout of what is laid on the table."""
+        return layout
+
+    def least(self) -> int:
+        """Fewest members it makes sense with."""
+        return 1
 
     def update(self, delta_N: Tensor, memory: Memory, ctx: Ctx) -> tuple[Tensor, Memory]:
         """The delta as it is: what happens to it among members is said by `meet`."""
@@ -73,10 +91,14 @@ class Exchange(Piece):
 
 @dataclass(frozen=True, repr=False)
 class Reduce(Exchange):
-    """Everybody goes home with the mean of all deltas, weighted by the samples behind each.
+    """Everybody goes home with one combination of all deltas: by default their weighted mean.
 
-    Patarasuk and Yuan 2009, Bandwidth Optimal All-reduce, for the road of dense vectors; packets
-    cannot be added, so everybody gathers all of them.
+    On the ring road a dense mean is summed (Patarasuk and Yuan 2009, Bandwidth Optimal
+    All-reduce); packets are gathered by all, or each member combines a part of them, packs it
+    anew and hands it round, whichever moves fewer bytes. On the star road a server combines. With
+    a `quorum` it waits for the first k deltas only and the others' work is done again: backup
+    workers (Chen et al. 2016, Revisiting Distributed Synchronous SGD). `weighted` is by samples,
+    not at all, or by "score": the likelihood exp(−loss) of what a member has just learned from.
 
     >>> import torch
     >>> from coterie.types import Message
@@ -85,27 +107,81 @@ class Reduce(Exchange):
     [tensor([1.]), tensor([1.])]
     """
 
-    weighted: bool = True
+    law: Law = MEAN
+    weighted: bool | Literal["score"] = field(default=True, kw_only=True)
+    road: Road = field(default="ring", kw_only=True)
+    quorum: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weighted, bool):
+        if not isinstance(self.law, Law):
             raise StrategyError(
-                f"expected weighted=True or weighted=False, found {self}; "
+                f"expected a law of combining, found {self.law!r}; "
+                "write for example Reduce(TrimmedMean(1)), or Reduce() for the mean"
+            )
+        if not isinstance(self.weighted, bool) and self.weighted != "score":
+            raise StrategyError(
+                f'expected weighted=True, False or "score", found {self}; '
                 "write Reduce() to weigh by samples"
             )
+        if self.road not in ("ring", "star"):
+            raise StrategyError(f'expected road="ring" or road="star", found {self}; choose one')
+        if not is_count(self.quorum + 1) or (self.quorum and self.road != "star"):
+            raise StrategyError(
+                "expected a quorum of some members, and only on the star road, where a server "
+                f'waits for them, found {self}; write for example Reduce(road="star", quorum=3)'
+            )
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Whether the law is a weighted sum."""
+        return self.law.linear
+
+    @property
+    def divides(self) -> bool:  # type: ignore[override]
+        """Whether each value depends on its own column alone."""
+        return self.law.coordinatewise
+
+    def least(self) -> int:
+        """As many as the law needs, and at least the quorum."""
+        return max(self.law.least, self.quorum)
+
+    def bound(self, norm: float | None) -> float | None:
+        """A mean is no longer than its rows; what other laws make may be."""
+        return norm if self.linear else None
+
+    def weigh(self, weight: float) -> float:
+        """A member's weight, given what it brings."""
+        return weight if self.weighted else float(weight > 0)
+
+    def init(self, layout: Layout, like: Tensor) -> Memory:
+        """Nothing yet: what a second packing loses is remembered once there is one."""
+        return None
 
     def meet(self, messages: Sequence[Message]) -> list[Tensor]:
-        """The mean, once for each message."""
-        ordered = _by_member(messages)
-        weight_M = [message.weight if self.weighted else 1.0 for message in ordered]
-        agreed_N = combine.mean([message.payload for message in ordered], weight_M)
+        """The combination, once for each message."""
+        ordered = [m for m in by_member(messages) if m.weight != 0]  # what cannot be is refused
+        weight_M = [self.weigh(message.weight) for message in ordered]
+        agreed_N = self.law.combine([message.payload for message in ordered], weight_M)
         return [agreed_N] * len(messages)
 
+    def talk(self, mine: Message, memory: Memory, room: Room) -> Talk[Agreed]:
+        """One sum, one gathering, or parts combined by their owners."""
+        if room.pack is None and self.linear:
+            return (yield from summed(self, mine, room))
+        payload = Payload(mine.payload.nbytes, summable=False, divisible=self._divides(room))
+        if fewer_in_parts(payload, room):
+            return (yield from in_parts(self, mine, memory, room))
+        return (yield from gathered(self, mine, room))
+
+    def _divides(self, room: Room) -> bool:
+        cut = room.pack is None or (room.codec is not None and room.codec.divisible)
+        return self.divides and cut
+
     def price(self, payload: Payload, num_members: int, links: Sequence[Link]) -> float:
-        """Ring all-reduce of a dense vector, 2(n−1)·L + 2(n−1)/n·S/bw; gather of packets.
+        """2(n−1)·L + 2(n−1)/n·S/bw by ring or in parts; gathering costs (n−1)·(L + S/bw).
 
         L is the largest latency, bw the smallest bandwidth: a ring goes at the pace of its
-        slowest link. Gathering costs (n−1)·(L + S/bw).
+        slowest link. By the star road, up and down again, 2·(L + S/bw).
 
         >>> from coterie.world import Link
         >>> link = Link("a", "b", latency_s=0.5, bytes_per_s=100.0)
@@ -116,26 +192,22 @@ class Reduce(Exchange):
         """
         if num_members <= 1:
             return 0.0
-        latency_s, bytes_per_s = _slowest(links, num_members)
+        latency_s, bytes_per_s = slowest(links, num_members)
         hops = num_members - 1
         passing_s = payload.num_bytes / bytes_per_s
-        if payload.summable:
+        if self.road == "star":
+            return 2 * (latency_s + passing_s)
+        if payload.summable or (payload.divisible and num_members > 2):
             return 2 * hops * latency_s + 2 * hops / num_members * passing_s
         return hops * (latency_s + passing_s)
 
-    def factor(self, weight: float, weight_M: Sequence[float]) -> float:
-        """The member's part of all samples, or of all members that bring any.
 
-        >>> Reduce().factor(1.0, [1.0, 3.0]), Reduce(weighted=False).factor(1.0, [1.0, 3.0])
-        (0.25, 0.5)
-        """
-        if self.weighted:
-            return weight / sum(weight_M)
-        return (weight > 0) / sum(w > 0 for w in weight_M)
+def by_member(messages: Sequence[Message]) -> list[Message]:
+    """The messages in the order of their members' names: arrival must change nothing.
 
-
-def _by_member(messages: Sequence[Message]) -> list[Message]:
-    """The messages in the order of their members' names: arrival must change nothing."""
+    >>> by_member([])
+    []
+    """
     count = Counter(message.member for message in messages)
     doubled = sorted(member for member, num in count.items() if num > 1)
     if doubled:
@@ -146,7 +218,7 @@ def _by_member(messages: Sequence[Message]) -> list[Message]:
     return sorted(messages, key=lambda message: message.member)
 
 
-def _slowest(links: Sequence[Link], num_members: int) -> tuple[float, float]:
+def slowest(links: Sequence[Link], num_members: int) -> tuple[float, float]:
     """The largest latency and the smallest bandwidth among links that reach all members."""
     reached = {end for link in links for end in (link.a, link.b)}
     if len(reached) < num_members:

@@ -1,12 +1,16 @@
-"""Outer optimizers: how an agreed delta of a walk moves the anchor."""
+"""Outer optimizers: how an agreed delta of a walk moves the anchor.
+
+Legend of shape suffixes: N values of the delta.
+"""
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from coterie.errors import StrategyError
-from coterie.sync.pieces import Kind, Memory, Piece, Stand, is_number
+from coterie.sync.pieces import Kind, Memory, Piece, Stand, is_count, is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,3 +81,154 @@ class Outer(Piece):
         al. 2023); independent runs at small scale confirm only a part of it.
         """
         return 0.5 if self.nesterov and num_steps > LONG_WALK_STEPS else 0.0
+
+
+@dataclass(frozen=True, repr=False)
+class _Adaptive(Piece):
+    """A momentum, and a second moment by which each value's step is divided."""
+
+    lr: float
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-3
+    kind: ClassVar[Kind] = "map"
+    stands: ClassVar[Stand] = "after"
+    optimizes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not all(is_number(value) and value > 0 for value in (self.lr, self.eps)):
+            raise StrategyError(
+                f"expected a learning rate and an eps above zero, found {self}; "
+                f"write for example {name}(0.01)"
+            )
+        if not all(is_number(value) and 0 <= value < 1 for value in (self.b1, self.b2)):
+            raise StrategyError(
+                f"expected b1 and b2 from 0 up to but not 1, found {self}; "
+                f"write for example {name}(0.01, 0.9, 0.99)"
+            )
+
+    @abc.abstractmethod
+    def second(self, delta_N: Tensor, second_N: Tensor) -> Tensor:
+        """The second moment after a delta, as a new vector."""
+
+    def init(self, layout: Layout, like: Tensor) -> Memory:
+        """The momentum at zero and the second moment at eps², each of shape (N,)."""
+        return like.new_zeros(layout.size), like.new_full((layout.size,), self.eps**2)
+
+    def update(self, delta_N: Tensor, memory: Memory, ctx: Ctx) -> tuple[Tensor, Memory]:
+        """m ← b1·m + (1 − b1)·delta; v by its own rule; the update is lr·m / (√v + eps)."""
+        momentum_N, second_N = cast("tuple[Tensor, Tensor]", memory)
+        momentum_N = momentum_N * self.b1 + delta_N * (1 - self.b1)
+        second_N = self.second(delta_N, second_N)
+        return momentum_N * self.lr / (second_N.sqrt() + self.eps), (momentum_N, second_N)
+
+    def bound(self, norm: float | None) -> float | None:
+        """lr·norm / eps: m is no longer than the longest delta, and v may come to nothing."""
+        return None if norm is None else self.lr * norm / self.eps
+
+
+@dataclass(frozen=True, repr=False)
+class OuterAdam(_Adaptive):
+    """Adam on deltas, without bias correction: v ← b2·v + (1 − b2)·delta².
+
+    Reddi et al. 2021, Adaptive Federated Optimization (FedAdam). Its eps is large because deltas
+    are, and v starts at eps² as in the paper.
+
+    >>> import torch
+    >>> from coterie.types import Ctx
+    >>> still = (torch.zeros(1), torch.zeros(1))
+    >>> OuterAdam(0.01, b1=0.5, b2=0.75, eps=1.0).update(torch.tensor([6.0]), still, Ctx())
+    (tensor([0.0075]), (tensor([3.]), tensor([9.])))
+    """
+
+    def second(self, delta_N: Tensor, second_N: Tensor) -> Tensor:
+        """b2·v + (1 − b2)·delta²."""
+        return second_N * self.b2 + delta_N.square() * (1 - self.b2)
+
+
+@dataclass(frozen=True, repr=False)
+class OuterYogi(_Adaptive):
+    """Adam whose second moment moves by delta² at most: v ← v − (1 − b2)·delta²·sign(v − delta²).
+
+    Zaheer et al. 2018, Adaptive Methods for Nonconvex Optimization; on deltas Reddi et al. 2021
+    (FedYogi). After one large delta the steps do not grow back faster than small ones allow.
+
+    >>> import torch
+    >>> from coterie.types import Ctx
+    >>> still = (torch.zeros(1), torch.tensor([16.0]))
+    >>> OuterYogi(0.01, b1=0.5, b2=0.75).update(torch.tensor([2.0]), still, Ctx())[1]
+    (tensor([1.]), tensor([15.]))
+    """
+
+    def second(self, delta_N: Tensor, second_N: Tensor) -> Tensor:
+        """v − (1 − b2)·delta²·sign(v − delta²): towards delta², and never below zero."""
+        square_N = delta_N.square()
+        return second_N - square_N * (second_N - square_N).sign() * (1 - self.b2)
+
+
+@dataclass(frozen=True, repr=False)
+class DelayedNesterov(Piece):
+    """Nesterov for deltas that come one by one: a momentum renewed at every `every`-th alone.
+
+    Liu et al. 2024, Asynchronous Local-SGD Training for Language Modeling, Algorithm 3 with c = 0:
+    in between, each delta moves the anchor by its share of a plain step, because a momentum that
+    hears old deltas at every arrival runs away. With every=1 it is Nesterov's rule.
+
+    >>> import torch
+    >>> from coterie.types import Ctx, Layout
+    >>> outer, memory = DelayedNesterov(1.0, 0.5, every=2), None
+    >>> memory = outer.init(Layout(("w",), ((1,),)), torch.zeros(1))
+    >>> update_N, memory = outer.update(torch.tensor([2.0]), memory, Ctx())
+    >>> update_N, outer.update(torch.tensor([4.0]), memory, Ctx())[0]
+    (tensor([1.]), tensor([3.5000]))
+    """
+
+    lr: float
+    momentum: float = 0.9
+    every: int = 4
+    kind: ClassVar[Kind] = "map"
+    stands: ClassVar[Stand] = "after"
+    optimizes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.lr) and self.lr > 0):
+            raise StrategyError(
+                f"expected a learning rate above zero, found {self}; "
+                "write for example DelayedNesterov(0.7)"
+            )
+        if not (is_number(self.momentum) and 0 <= self.momentum < 1):
+            raise StrategyError(
+                f"expected a momentum from 0 up to but not 1, found {self}; "
+                "write for example DelayedNesterov(0.7, 0.9)"
+            )
+        if not is_count(self.every):
+            raise StrategyError(
+                f"expected a whole number of arrivals, at least one, found {self}; "
+                "write for example DelayedNesterov(0.7, every=4), about as many as members"
+            )
+
+    def init(self, layout: Layout, like: Tensor) -> Memory:
+        """The momentum and the sum of deltas, each of shape (N,), and how many were added up."""
+        return like.new_zeros(layout.size), like.new_zeros(layout.size), like.new_zeros(())
+
+    def update(self, delta_N: Tensor, memory: Memory, ctx: Ctx) -> tuple[Tensor, Memory]:
+        """lr·delta/every; at every `every`-th, m ← momentum·m + mean delta and lr·momentum·m."""
+        momentum_N, sum_N, count = cast("tuple[Tensor, Tensor, Tensor]", memory)
+        sum_N, count = sum_N + delta_N, count + 1
+        update_N = delta_N * (self.lr / self.every)
+        if int(count) < self.every:
+            return update_N, (momentum_N, sum_N, count)
+        momentum_N = momentum_N * self.momentum + sum_N / self.every
+        update_N.add_(momentum_N, alpha=self.lr * self.momentum)
+        return update_N, (momentum_N, sum_N.new_zeros(sum_N.shape), count.new_zeros(()))
+
+    def bound(self, norm: float | None) -> float | None:
+        """lr·norm·(1/every + momentum/(1 − momentum)), of the arrival that renews the momentum."""
+        if norm is None:
+            return None
+        return self.lr * norm * (1 / self.every + self.momentum / (1 - self.momentum))
+
+    def regains(self, num_steps: int) -> float:
+        """As much as `Outer` with Nesterov: per update the paper finds no loss against it."""
+        return 0.5 if self.momentum and num_steps > LONG_WALK_STEPS else 0.0

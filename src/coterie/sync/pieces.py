@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, cast
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
 
 from coterie.errors import StrategyError
 
@@ -67,19 +67,23 @@ class Piece(abc.ABC):
         return 0.0
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(_as_written(self))})"
+        return f"{type(self).__name__}({', '.join(as_written(self))})"
 
 
-def _as_written(piece: Piece) -> list[str]:
-    """A piece's arguments as a person writes them: defaults left out, switches by name."""
+def as_written(piece: Any) -> list[str]:
+    """A piece's arguments as a person writes them: defaults left out, switches by name.
+
+    >>> as_written(Every(100, fragments=4))
+    ['100', 'fragments=4']
+    """
     words: list[str] = []
     by_name = False
-    for field in fields(piece):
-        value = getattr(piece, field.name)
-        if (type(value), value) == (type(field.default), field.default):
+    for each in fields(piece):
+        value = getattr(piece, each.name)
+        if (type(value), value) == (type(each.default), each.default):
             by_name = True  # a later argument has lost its place
-        elif by_name or isinstance(value, bool):
-            words.append(f"{field.name}={value!r}")
+        elif by_name or isinstance(value, bool) or each.kw_only:
+            words.append(f"{each.name}={value!r}")
         else:
             words.append(repr(value))
     return words
@@ -107,14 +111,24 @@ def is_count(value: object) -> bool:
 class Every(Piece):
     """Walk `num_steps` optimizer steps alone, then meet with `anchor − here` as the delta.
 
-    McMahan et al. 2017, Communication-Efficient Learning (FedAvg); Stich 2019, Local SGD.
+    McMahan et al. 2017, Communication-Efficient Learning (FedAvg); Stich 2019, Local SGD. With
+    `fragments`, a part of the parameters meets every num_steps / fragments steps, one part after
+    the other. With `overlap`, a meeting goes on while its members walk that many steps more, and
+    what was agreed is mixed with where they are by then: `mix` of the member's own, the rest of
+    the agreed (Douillard et al. 2025, Streaming DiLoCo).
 
     >>> Every(100).keeps() < Every(10).keeps() < Every(1).keeps()
     True
+    >>> Every(100, fragments=4, overlap=5).meets_every
+    25
     """
 
     num_steps: int
+    fragments: int = field(default=1, kw_only=True)
+    overlap: int = field(default=0, kw_only=True)
+    mix: float = field(default=0.5, kw_only=True)
     kind: ClassVar[Kind] = "local"
+    paced: ClassVar[bool] = False  # whether members take steps in number, not in size, by speed
 
     def __post_init__(self) -> None:
         if not is_count(self.num_steps):
@@ -122,6 +136,25 @@ class Every(Piece):
                 f"expected a walk of a whole number of steps, at least one, found {self}; "
                 "write Every(1), or leave it out so that gradients travel"
             )
+        if not is_count(self.fragments) or self.num_steps % self.fragments:
+            raise StrategyError(
+                f"expected a number of fragments that divides the walk, found {self}; "
+                "write for example Every(100, fragments=4)"
+            )
+        if not (is_count(self.overlap + 1) and self.overlap < self.meets_every):
+            raise StrategyError(
+                f"expected an overlap of 0 up to {self.meets_every - 1} steps, for a meeting ends "
+                f"before the next begins, found {self}; write a smaller overlap"
+            )
+        if not (is_number(self.mix) and 0 <= self.mix < 1):
+            raise StrategyError(
+                f"expected a mix from 0 up to but not 1, found {self}; write for example mix=0.5"
+            )
+
+    @property
+    def meets_every(self) -> int:
+        """Optimizer steps between two meetings."""
+        return self.num_steps // self.fragments
 
     def update(self, delta_N: Tensor, memory: Memory, ctx: Ctx) -> tuple[Tensor, Memory]:
         """The walked delta as it is: walking is done by the member's own optimizer."""
@@ -135,6 +168,20 @@ class Every(Piece):
         than that in samples, so the slope per doubling is taken about twice as steep.
         """
         return 1 / (1 + LOSS_PER_DOUBLING * math.log2(self.num_steps))
+
+
+@dataclass(frozen=True, repr=False)
+class DyLU(Every):
+    """Walk `num_steps` steps if fastest, fewer in proportion if slower, all with equal batches.
+
+    Dynamic local updates (Liu et al. 2024, Asynchronous Local-SGD Training for Language Modeling):
+    everybody is done at about the same time. `Every` gives slow members smaller batches instead.
+
+    >>> DyLU(32), DyLU(32).paced
+    (DyLU(32), True)
+    """
+
+    paced: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, repr=False)

@@ -66,6 +66,10 @@ class Inbox:
             self._bell.wait_for(lambda: bool(self._messages), timeout_s)
             return self._messages.popleft() if self._messages else None
 
+    def waiting(self) -> bool:
+        """Whether a message waits."""
+        return bool(self._messages)
+
     def urgent(self) -> bool:
         """Whether a message waits that breaks off a meeting."""
         return any(getattr(message, "at_once", False) for message in list(self._messages))

@@ -18,8 +18,12 @@ class Call:
     """One member's part in a collective of a term."""
 
     term: int
-    op: str  # "form" | "total" | "gather" | "pass:<sender>:<receiver>"
+    op: str  # "form" | "total" | "gather" | "shuffle" | "swap" | "pass:<sender>:<receiver>"
     vector_N: Tensor | None = None
+    among: tuple[str, ...] = ()  # whom it concerns; everybody, where nobody is named
+    parts: tuple[Tensor, ...] = ()  # of a shuffle, one for each
+    to: str = ""  # of a swap
+    origin: str = ""
 
 
 @dataclass
@@ -34,7 +38,7 @@ class MemoryTransport:
     """
 
     _members: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    _waiting: dict[tuple[int, str], dict[str, Call]] = field(default_factory=dict)
+    _waiting: dict[tuple[int, str, tuple[str, ...]], dict[str, Call]] = field(default_factory=dict)
 
     def enter(self, term: int, members: tuple[str, ...]) -> None:
         """Say who belongs to a term."""
@@ -46,22 +50,14 @@ class MemoryTransport:
 
     def offer(self, member: str, call: Call) -> dict[str, Any] | None:
         """Lay down a member's call; the results by member once all are there, else None."""
-        present = self._waiting.setdefault((call.term, call.op), {})
-        present[member] = call
         parties = self._parties(call)
+        key = (call.term, call.op, parties)
+        present = self._waiting.setdefault(key, {})
+        present[member] = call
         if not all(party in present for party in parties):
             return None
-        del self._waiting[(call.term, call.op)]
-        return self._complete(call.op, {party: present[party] for party in parties})
-
-    def tear(self, term: int) -> list[str]:
-        """Break off whatever waits in a term; who waited."""
-        torn = []
-        for (number, op), present in list(self._waiting.items()):
-            if number == term:
-                torn += list(present)
-                del self._waiting[(number, op)]
-        return torn
+        del self._waiting[key]
+        return _complete(call.op, {party: present[party] for party in parties})
 
     def withdraw(self, member: str) -> None:
         """Take back the call that a member waits on, if any."""
@@ -71,18 +67,26 @@ class MemoryTransport:
     def _parties(self, call: Call) -> tuple[str, ...]:
         if call.op.startswith("pass:"):
             return tuple(call.op.split(":")[1:])
-        return self._members[call.term]
+        members = self._members[call.term]
+        return tuple(m for m in members if m in call.among) if call.among else members
 
-    def _complete(self, op: str, present: dict[str, Call]) -> dict[str, Any]:
-        if op == "form":
-            return dict.fromkeys(present)
-        if op.startswith("pass:"):
-            sender, _ = op.split(":")[1:]
-            vector_N = present[sender].vector_N
-            assert vector_N is not None
-            return {member: vector_N.clone() for member in present}
-        rows = [call.vector_N for call in present.values() if call.vector_N is not None]
-        if op == "total":
-            total_N = torch.stack(rows).sum(0)
-            return {member: total_N.clone() for member in present}
-        return {member: [row.clone() for row in rows] for member in present}
+
+def _complete(op: str, present: dict[str, Call]) -> dict[str, Any]:
+    if op == "form":
+        return dict.fromkeys(present)
+    if op.startswith("pass:"):
+        sender, _ = op.split(":")[1:]
+        vector_N = present[sender].vector_N
+        assert vector_N is not None
+        return {member: vector_N.clone() for member in present}
+    if op == "shuffle":
+        rows_MM = [call.parts for call in present.values()]
+        return {m: [row[j].clone() for row in rows_MM] for j, m in enumerate(present)}
+    vectors = {m: call.vector_N for m, call in present.items() if call.vector_N is not None}
+    if op == "swap":
+        return {m: vectors[call.origin].clone() for m, call in present.items()}
+    rows = list(vectors.values())
+    if op == "total":
+        total_N = torch.stack(rows).sum(0)
+        return {member: total_N.clone() for member in present}
+    return {member: [row.clone() for row in rows] for member in present}

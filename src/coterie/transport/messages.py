@@ -16,6 +16,7 @@ from coterie.errors import CoterieError
 from coterie.leases import Lease, Span, cut_block
 
 PIECE_BYTES = 1 << 20
+HUB = "hub"  # the name of the star road's server
 
 
 class Wire(BaseModel):
@@ -36,7 +37,7 @@ class Hello(Wire):
     cores: float
     memory_bytes: int
     device: str
-    store: str
+    store: str  # the server of the star road says here where it listens
 
 
 class Ready(Wire):
@@ -89,13 +90,13 @@ class TornRound(Wire):
 class Settled(Wire):
     """The group of this term stands, and its last committed round is `round`.
 
-    `holds` says whether any member has its part of the next one ready: that round then stands.
+    `stands` is the last round that earlier orders still ask for: some member holds a part of it.
     """
 
     kind: Literal["settled"] = "settled"
     term: int
     round: int
-    holds: bool = False
+    stands: int = 0
     healed: bool
     seconds: float
 
@@ -114,6 +115,23 @@ class Report(Wire):
     compute_s: float
     exchange_s: float
     gap_s: float = 0.0  # between the commits before and after a new term, if one fell in between
+
+
+class Declined(Wire):
+    """What I computed for a round is not finite: I bring nothing, so many rounds in a row."""
+
+    kind: Literal["declined"] = "declined"
+    round: int
+    reason: str
+    in_a_row: int
+
+
+class Offence(Wire):
+    """What a member brought could not be counted; said by the server of the star road."""
+
+    kind: Literal["offence"] = "offence"
+    member: str
+    reason: str
 
 
 class Scores(Wire):
@@ -182,7 +200,18 @@ class Term(Wire):
     members: tuple[str, ...]
     store: str  # where the first member's store of addresses listens
     spare_store: str = ""  # and the second member's, should the first one die
+    hub: str = ""  # where the server of the star road listens, if members meet by it
+    apart: bool = False  # whether members meet the server alone, and never one another
+    names: tuple[str, ...] = ()  # of the parameters, for a server that builds no model
+    shapes: tuple[tuple[int, ...], ...] = ()
     at_once: bool = False
+
+
+class Land(Wire):
+    """Wait for a meeting that goes on while you walk, and tell."""
+
+    kind: Literal["land"] = "land"
+    term: int
 
 
 class ProbeLinks(Wire):
@@ -203,11 +232,12 @@ class Block(Wire):
     shares: dict[str, int]
     every: int
     strategy: str
+    batch: int | None = None  # of every member's steps, where they differ in number instead
     epoch_loss: float | None = None  # mean loss of the epoch before: what ReduceLROnPlateau reads
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
-        return cut_block(self.spans, self.shares, self.every)
+        return cut_block(self.spans, self.shares, self.every, self.batch)
 
 
 class Evaluate(Wire):
@@ -236,11 +266,11 @@ class Stop(Wire):
 
 FromAgent = Annotated[
     Hello | Ready | Refused | Beat | Probed | Linked | TornRound | Settled | Report | Scores
-    | Failed | State | Bye,
+    | Declined | Offence | Failed | State | Bye,
     Field(discriminator="kind"),
 ]  # fmt: skip
 FromCoordinator = Annotated[
-    Welcome | Probe | Term | ProbeLinks | Block | Evaluate | Save | Stop | State | Beat,
+    Welcome | Probe | Term | ProbeLinks | Block | Land | Evaluate | Save | Stop | State | Beat,
     Field(discriminator="kind"),
 ]
 _FROM_AGENT: TypeAdapter[Any] = TypeAdapter(FromAgent)

@@ -34,7 +34,7 @@ NUM_DEVICES = 12  # rows of the table; the others are counted
 WIDE = 100  # columns from which there is room for more than the essentials
 PRESENT, GONE = frozenset({"ready", "rejoined"}), frozenset({"lost", "refused"})
 STYLES = {"lost": "red", "refused": "red", "error": "red", "warning": "yellow", "fault": "yellow"}
-STYLES |= {"learning": "green", "rejoined": "green"}
+STYLES |= {"learning": "green", "rejoined": "green", "offence": "yellow"}
 NOTABLE = {*STYLES, "decision", "returned", "pause", "checkpoint", "stopped"}
 
 

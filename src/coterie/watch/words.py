@@ -162,6 +162,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "fault": lambda e: f"{text_of(e, 'action')} {text_of(e, 'member')}".strip(),
     "pause": lambda e: f"{text_of(e, 'member')} {duration(number_of(e, 'seconds'))}".strip(),
     "checkpoint": _checkpoint_words,
+    "offence": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
     "warning": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
     "stopped": lambda e: text_of(e, "reason") + (", resumable" if e.get("resumable") else ""),

@@ -1,0 +1,125 @@
+"""A gradient handed out in parts while the backward pass still goes on.
+
+Legend: N trainable parameters, P values of one bucket.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from coterie.errors import NotFinite
+from coterie.types import Layout
+
+BUCKET_BYTES = 1 << 22  # small enough to begin early, large enough that calls cost little
+
+
+def buckets(layout: Layout, value_bytes: int) -> list[tuple[int, slice]]:
+    """The vector in parts, last parameters first, as their gradients come.
+
+    Each is the number of parameters that must be there before it, counted from the last, and its
+    place in the vector.
+
+    >>> buckets(Layout(("a", "b"), ((2,), (3,))), value_bytes=1 << 21)
+    [(1, slice(2, 5, None)), (2, slice(0, 2, None))]
+    """
+    parts: list[tuple[int, slice]] = []
+    places = [where for _, where in layout.slices()]
+    stop, start = layout.size, layout.size
+    for num, where in enumerate(reversed(places), start=1):
+        start = where.start
+        if (stop - start) * value_bytes >= BUCKET_BYTES or num == len(places):
+            parts.append((num, slice(start, stop)))
+            stop = start
+    return parts
+
+
+class Hands:
+    """Hands each bucket out as soon as it and all before it are there: one order on all members."""
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        told_N: Tensor,
+        factor: float,
+        parts: Sequence[tuple[int, slice]],
+    ) -> None:
+        self._told_N, self._factor = told_N, factor
+        views = torch.split(told_N, [p.numel() for p in parameters])
+        pairs = zip(parameters, views, strict=True)
+        self._pairs = [(p, view.view(p.shape)) for p, view in pairs][::-1]  # the last one first
+        self._parts = list(parts)
+        self._there: set[int] = set()  # parameters, counted from the last
+        self._in_a_row = self._num_told = 0
+
+    def arrived(self, place: int, emit: Callable[[Tensor], None]) -> None:
+        """A parameter has its gradient."""
+        self._there.add(place)
+        while self._in_a_row in self._there:
+            self._in_a_row += 1
+        self.flush(emit, self._in_a_row)
+
+    def flush(self, emit: Callable[[Tensor], None], num_there: float = math.inf) -> None:
+        """Hand out what is there, or all that is left; parameters without a gradient as zeros."""
+        while self._parts and self._parts[0][0] <= num_there:
+            stop, where = self._parts.pop(0)
+            gather(self._pairs[self._num_told : stop])
+            self._num_told = stop
+            emit(self._told_N[where].mul_(self._factor))
+
+    def spoil(self, emit: Callable[[Tensor], None]) -> None:
+        """Hand out NaN in place of all that is left."""
+        while self._parts:
+            _, where = self._parts.pop(0)
+            emit(self._told_N[where].fill_(math.nan))
+
+
+def gather(pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    """Copy gradients to their places, zeros where a parameter has none."""
+    there = [(view, p.grad) for p, view in pairs if p.grad is not None]
+    if there:  # one call for all, into memory that need not be cleared first
+        torch._foreach_copy_([view for view, _ in there], [grad for _, grad in there])
+    for p, view in pairs:
+        if p.grad is None:
+            view.zero_()
+
+
+def stream(
+    parameters: Sequence[nn.Parameter],
+    layout: Layout,
+    backward: Callable[[], float],
+    told_N: Tensor,
+    factor: float,
+    emit: Callable[[Tensor], None],
+) -> float:
+    """Run a backward pass and hand out factor·gradient in `told_N`; the loss.
+
+    Every bucket is handed out whatever happens, for others wait for it: where the loss is not
+    finite they hold NaN, and NotFinite is raised behind them. The gradient itself stays in the
+    parameters; what they held before is let go.
+    """
+    parts = buckets(layout, told_N.element_size())
+    hands = Hands(parameters, told_N, factor, parts)
+    num_early = parts[-2][0] if len(parts) > 1 else 0  # the last bucket waits for the end anyhow
+    hooks = []
+    for parameter in parameters:
+        parameter.grad = None
+    for place, parameter in enumerate(parameters[: -num_early - 1 : -1]):
+
+        def arrived(_: Tensor, place: int = place) -> None:
+            hands.arrived(place, emit)
+
+        hook = parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
+        hooks.append(hook)
+    try:
+        return backward()
+    except NotFinite:
+        hands.spoil(emit)
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+        hands.flush(emit)

@@ -1,0 +1,268 @@
+"""The server of the star road: it closes rounds, or holds the anchor that members push to.
+
+Written as a generator of effects, as members are. It builds no task and runs no code of the
+user's: what it knows of the model are names and shapes. Legend: N trainable parameters, K the part
+of them that a sentence shares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.agents import effects as do
+from coterie.agents.star import CHANNEL
+from coterie.agents.state import pack_state, unpack_state
+from coterie.errors import CheckpointError, CoterieError, TrainingError
+from coterie.leases import Lease
+from coterie.sync import fragments
+from coterie.sync.chain import Strategy, fold
+from coterie.sync.exchanges import Reduce
+from coterie.sync.reading import parse
+from coterie.sync.server import Push
+from coterie.transport.messages import Block, Bye, Failed, Offence, Report, Settled, Stop, Term
+from coterie.types import Ctx, Layout, Message
+
+
+@dataclass
+class Hub:
+    """The server's life and what it remembers."""
+
+    term: Term = field(default_factory=lambda: Term(number=0, members=(), store=""))
+    strategy: Strategy | None = None
+    layout: Layout | None = None
+    leases: dict[int, Mapping[str, Lease]] = field(default_factory=dict)  # by round not yet closed
+    brought: dict[int, dict[str, Message]] = field(default_factory=dict)  # in this term
+    newest: int = 0  # round that was given out
+    closed: int = 0  # the last one, in this term
+    anchor_N: Tensor | None = None
+    version: int = 0
+    memory: tuple[Any, ...] = ()
+    lost_K: Tensor | None = None  # what packing an outcome anew has left out
+    shadows: dict[str, Tensor] = field(default_factory=dict)  # each member's idea of the anchor
+    early: list[tuple[str, bytes]] = field(default_factory=list)  # of terms or rounds to come
+
+    def live(self) -> do.Life[str]:
+        """Serve until told to stop; returns why."""
+        try:
+            while True:
+                said = yield do.Next(CHANNEL)
+                if isinstance(said, tuple):
+                    yield from self._mail(*said)
+                elif isinstance(said, Stop):
+                    yield do.Tell(Bye())
+                    return said.reason
+                elif isinstance(said, Term):
+                    yield from self._join(said)
+                elif isinstance(said, Block):
+                    yield from self._block(said)
+        except CoterieError as error:
+            yield do.Tell(Failed(reason=f"the server: {error}"))
+            return str(error)
+
+    def _join(self, term: Term) -> do.Life[None]:
+        self.term = term
+        self.brought.clear()
+        self.shadows = {name: v for name, v in self.shadows.items() if name in term.members}
+        told = Settled(term=term.number, round=self.closed, healed=False, seconds=0.0)
+        yield do.Tell(told)
+        self.closed = 0  # what was closed and reached nobody is brought again
+        yield from self._again()
+
+    def _block(self, block: Block) -> do.Life[None]:
+        if self.strategy is None or repr(self.strategy) != block.strategy:
+            self.strategy = parse(block.strategy)
+        for number, leases in enumerate(block.rounds(), start=block.first_round):
+            self.leases[number], self.newest = leases, max(self.newest, number)
+        yield from self._again()
+
+    def _again(self) -> do.Life[None]:
+        """What came too early may be in time now."""
+        waiting, self.early = self.early, []
+        for origin, data in waiting:
+            yield from self._mail(origin, data)
+
+    def _mail(self, origin: str, data: bytes) -> do.Life[None]:
+        try:
+            said = unpack_state(data)
+            kind, term = said["kind"], said["term"]
+        except (CheckpointError, KeyError, TypeError) as error:
+            yield do.Tell(Offence(member=origin, reason=f"expected a packet, found {error}"))
+            return
+        if kind == "pull":
+            yield from self._pull(origin, said)
+        elif term > self.term.number or (said["round"] not in self.leases and kind == "push"):
+            self.early.append((origin, data))
+        elif kind == "push":
+            yield from self._push(origin, said)
+        elif term == self.term.number and said["round"] > self.closed:
+            yield from self._bring(origin, said)
+
+    # -- rounds that all wait for ------------------------------------------------------------------
+
+    def _bring(self, origin: str, said: Mapping[str, Any]) -> do.Life[None]:
+        number = said["round"]
+        if number > self.newest:
+            self.early.append((origin, pack_state(dict(said))))
+            return
+        if origin not in self.term.members:
+            return
+        row, offence = self._opened(said["payload"], number, float(said["weight"]))
+        if offence:
+            yield do.Tell(Offence(member=origin, reason=offence))
+        weight = float(said["weight"]) if row is not None else 0.0
+        held = self.brought.setdefault(number, {})
+        held[origin] = Message(origin, said["payload"] if row is None else row, weight)
+        exchange = self._sentence().exchange
+        assert isinstance(exchange, Reduce)
+        heard = [message for message in held.values() if message.weight > 0]
+        whole = held.keys() >= set(self.term.members)
+        if whole or (exchange.quorum and len(heard) >= exchange.quorum):
+            yield from self._close(number, heard)
+
+    def _opened(self, payload: Any, number: int, weight: float) -> tuple[Tensor | None, str]:
+        """The row that a member brings, and what is wrong with it if it cannot be counted."""
+        strategy, layout = self._sentence(), self._layout()
+        like_K = torch.zeros(strategy.shared(layout, number).size)
+        if not weight > 0:
+            return None, ""
+        if not math.isfinite(weight):
+            return None, f"expected a finite weight, found {weight}"
+        try:
+            row = strategy.open(payload, like_K, Ctx(round=number))
+        except TrainingError as error:
+            return None, str(error)
+        if row.shape != like_K.shape:
+            return None, f"expected {like_K.numel()} values, found {row.numel()}"
+        if not bool(torch.isfinite(row).all()):
+            return None, "expected finite values, found others"
+        return row, ""
+
+    def _close(self, number: int, heard: list[Message]) -> do.Life[None]:
+        """Combine what came, and tell everybody; who comes later comes too late."""
+        strategy = self._sentence()
+        weights = {message.member: message.weight for message in heard}
+        refused, payload = "", torch.zeros(0)
+        if heard:
+            agreed_K = strategy.exchange.meet(heard)[0]
+            chance = torch.Generator()
+            chance.seed()  # known to nobody
+            agreed_K = strategy.veil(agreed_K, len(heard), chance)
+            payload = self._packed(agreed_K, number)
+        else:
+            refused = "expected a member that brings finite values, found none"
+        self.closed = number
+        for past in [n for n in self.leases if n <= number]:
+            del self.leases[past]
+            self.brought.pop(past, None)
+        outcome = {"round": number, "weights": weights, "refused": refused, "payload": payload}
+        yield from self._tell_all(outcome)
+        yield from self._again()
+
+    def _packed(self, agreed_K: Tensor, number: int) -> Tensor:
+        """An outcome in as few bytes as what came; what is lost is told with the next one."""
+        codec = self._sentence().downlink
+        if codec is None:
+            return agreed_K
+        if self.lost_K is None or self.lost_K.shape != agreed_K.shape:
+            self.lost_K = torch.zeros_like(agreed_K)
+        wanted_K, ctx = agreed_K + self.lost_K, Ctx(round=number)
+        packet = codec.encode(wanted_K, ctx)
+        self.lost_K = wanted_K - codec.decode(packet, wanted_K, ctx)
+        return packet
+
+    # -- pushes that nobody waits for --------------------------------------------------------------
+
+    def _pull(self, origin: str, said: Mapping[str, Any]) -> do.Life[None]:
+        if self.anchor_N is None:
+            shapes = tuple(tuple(shape) for shape in said["shapes"])
+            self.layout = Layout(tuple(said["names"]), shapes)
+            self.anchor_N = said["vector"]
+        self.shadows[origin] = self.anchor_N.clone()
+        yield from self._answer(origin, {"version": self.version, "payload": self.anchor_N})
+
+    def _push(self, origin: str, said: Mapping[str, Any]) -> do.Life[None]:
+        number, staleness = said["round"], self.version - said["base"]
+        strategy = self._sentence()
+        exchange = strategy.exchange
+        assert isinstance(exchange, Push)
+        row, offence = self._opened(said["payload"], number, float(said["weight"]))
+        if offence:
+            yield do.Tell(Offence(member=origin, reason=offence))
+        counts = (
+            row is not None and origin in self.term.members and staleness <= exchange.max_staleness
+        )
+        if counts and row is not None:
+            self._apply(row, number, staleness, said["num_steps"])
+        leases = self.leases.pop(number)
+        cohort = (origin,) if counts else ()
+        yield do.Tell(_accepted(self.term.number, number, cohort, leases))
+        payload = self._moved(origin)
+        answer = {"version": self.version, "accepted": counts, "payload": payload}
+        yield from self._answer(origin, answer)
+
+    def _apply(self, row_N: Tensor, number: int, staleness: int, num_steps: int) -> None:
+        strategy, layout = self._sentence(), self._layout()
+        assert self.anchor_N is not None
+        if not self.memory:
+            self.memory = strategy.init(layout, self.anchor_N)
+        ctx = Ctx(round=number, num_steps=num_steps, staleness=staleness)
+        after = strategy.after
+        update_K, theirs = fold(strategy.pieces[after:], row_N, self.memory[after:], ctx)
+        self.memory = (*self.memory[:after], *theirs)
+        shared = strategy.shared(layout, number)
+        moved_K = fragments.take(self.anchor_N, layout, shared) - update_K
+        self.anchor_N = fragments.put(self.anchor_N, moved_K, layout, shared)
+        self.version += 1
+
+    def _moved(self, origin: str) -> Tensor:
+        """The anchor, or how far it is from what a member thinks it is."""
+        assert self.anchor_N is not None
+        codec = self._sentence().downlink
+        if codec is None:
+            return self.anchor_N
+        shadow_N, ctx = self.shadows[origin], Ctx(round=self.version)
+        packet = codec.encode(self.anchor_N - shadow_N, ctx)
+        self.shadows[origin] = shadow_N + codec.decode(packet, shadow_N, ctx)
+        return packet
+
+    # -- telling ----------------------------------------------------------------------------------
+
+    def _answer(self, to: str, fields: Mapping[str, Any]) -> do.Life[None]:
+        yield do.Post(to, CHANNEL, pack_state({**fields, "term": self.term.number}))
+
+    def _tell_all(self, fields: Mapping[str, Any]) -> do.Life[None]:
+        for name in self.term.members:
+            yield from self._answer(name, fields)
+
+    def _sentence(self) -> Strategy:
+        assert self.strategy is not None
+        return self.strategy
+
+    def _layout(self) -> Layout:
+        if self.layout is None:
+            names, shapes = self.term.names, self.term.shapes
+            self.layout = Layout(names, shapes)
+        return self.layout
+
+
+def _accepted(
+    term: int, number: int, cohort: tuple[str, ...], leases: Mapping[str, Lease]
+) -> Report:
+    """That a push counts, or, without a cohort, that its samples are to be learned again."""
+    return Report(
+        term=term,
+        first_round=number,
+        last_round=number,
+        cohort=cohort,
+        num_samples=0,
+        num_steps=0,
+        loss=0.0,
+        compute_s=0.0,
+        exchange_s=0.0,
+    )

@@ -1,0 +1,163 @@
+"""What a member is: its learner, its place in the run, and what it holds for the next meeting.
+
+Legend: N trainable parameters, K the part of them that a sentence shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.agents.learner import Learner
+from coterie.agents.snapshot import Snapshot, state_file
+from coterie.agents.stream import Stream
+from coterie.agents.tally import Contribution, Tally
+from coterie.errors import TrainingError
+from coterie.sync import fragments
+from coterie.sync.chain import Strategy
+from coterie.sync.reading import parse
+from coterie.transport.messages import Term
+from coterie.types import Layout
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a meeting came to, kept for a member that missed it."""
+
+    round: int  # 0 where there was none
+    agreed_K: Tensor | None
+    weights: Mapping[str, float]  # of those who were heard
+
+
+@dataclass
+class Member:
+    """One agent's state, between one order and the next."""
+
+    name: str
+    learner: Learner
+    round: int = 0  # the last one committed
+    term: Term = field(default_factory=lambda: Term(number=0, members=(), store=""))
+    strategy: Strategy | None = None
+    memory: tuple[Any, ...] = ()
+    anchor_N: Tensor | None = None  # where all agreed to be; None where gradients travel
+    contribution: Contribution | None = None  # what it brings to the next meeting
+    handle: Any = None  # of that meeting, if it goes on meanwhile
+    walking: int = 0  # the round that it walks in, where a meeting may break off meanwhile
+    outcome: Outcome = Outcome(0, None, {})
+    cohort: tuple[str, ...] = ()  # who meets in the round under way
+    stands: int = 0  # the last round that orders given in an earlier term still ask for
+    version: int = -1  # of the server's anchor that it walks from, where one holds it
+    early_N: Tensor | None = None  # the sum of gradients, where it was made as they came
+    busy_s: float = 0.0  # that it computed in the round under way
+    stumbled: str = ""  # why its island took a step without it in the round under way
+    num_declined: int = 0  # rounds in a row that it brought nothing finite to
+    committed_at_s: float | None = None
+    torn_at_s: float | None = None
+    backlog: deque[Any] = field(default_factory=deque)
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self.stream = Stream(self.learner.task.num_train, self.learner.setup.seed)
+
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter lies in the flat vector."""
+        return self.learner.layout
+
+    @property
+    def sentence(self) -> Strategy:
+        """How the members agree; there is one from the first block on."""
+        assert self.strategy is not None
+        return self.strategy
+
+    @property
+    def held(self) -> int:
+        """The last round that this member holds a part of, or 0."""
+        return max(self.contribution.round if self.contribution else 0, self.walking)
+
+    def adopt_strategy(self, text: str) -> None:
+        """Agree by this sentence from now on, from where all agreed to be."""
+        if self.strategy is not None and repr(self.strategy) == text:
+            return
+        if self.anchor_N is not None:
+            self.learner.place(self.anchor_N)
+        self.strategy = parse(text)
+        vector_N = self.learner.vector()
+        self.memory = self.strategy.init(self.layout, vector_N)
+        self.anchor_N = vector_N if self.strategy.walks else None
+
+    def agreed_vector(self) -> Tensor:
+        """The parameters all agreed on last."""
+        return self.learner.vector() if self.anchor_N is None else self.anchor_N
+
+    def digest(self) -> int:
+        """Of what members agree on: private parameters differ, and are to stay so."""
+        agreed_N = self.agreed_vector()
+        if self.strategy is not None:
+            if not self.strategy.exchange.agrees:
+                return 0  # members differ, and are to
+            shared = self.strategy.narrowed(self.layout)
+            agreed_N = fragments.take(agreed_N, self.layout, shared)
+        return int.from_bytes(hashlib.sha256(agreed_N.numpy().tobytes()).digest()[:7], "big")
+
+    def drop(self) -> None:
+        """Let go of what is held for a meeting: it counts for nothing any more."""
+        self.contribution, self.handle, self.walking = None, None, 0
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def resume(self, files: Mapping[str, bytes]) -> None:
+        """Start from a checkpoint: as this member was, or as a peer of one that was there."""
+        take_over = self.adopt if state_file(self.name) in files else self.inherit
+        take_over(Snapshot.from_files(files, self.name))
+
+    def snapshot(self) -> Snapshot:
+        """All that this member is, as of the last committed round."""
+        agreed_N = self.agreed_vector()
+        weights = self.learner.weights()
+        if self.anchor_N is not None:
+            for name, value in self.layout.views(agreed_N).items():
+                weights[name] = value.to(weights[name].dtype).clone()
+        return Snapshot(
+            round=self.round,
+            strategy=repr(self.strategy) if self.strategy else "",
+            memory=self.memory,
+            agreed_N=agreed_N,
+            weights=weights,
+            private=self.learner.private(),
+        )
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Become what this member was when the snapshot was taken."""
+        self.learner.restore(snapshot.weights, snapshot.private)
+        self.learner.place(snapshot.agreed_N)
+        self.round = snapshot.round
+        self.strategy = parse(snapshot.strategy) if snapshot.strategy else None
+        self.memory = tuple(snapshot.memory)
+        walks = self.strategy is not None and self.strategy.walks
+        self.anchor_N = snapshot.agreed_N if walks else None
+        self.drop()
+
+    def inherit(self, snapshot: Snapshot) -> None:
+        """Become a peer of the member that the snapshot was taken of."""
+        self.adopt(snapshot)
+        if self.strategy is not None:
+            like_N = self.learner.vector()
+            self.memory = self.strategy.inherit(self.memory, self.layout, like_N)
+
+    def inherit_whole(self, data: bytes, digest: bytes, peer: str) -> None:
+        """Become a peer of the member whose snapshot these bytes are, if they came whole."""
+        if hashlib.sha256(data).digest() != digest:
+            raise TrainingError(f"expected the state of {peer} whole, found it damaged on the way")
+        self.inherit(Snapshot.from_bytes(data))
+
+
+def as_tensor(data: bytes) -> Tensor:
+    """Bytes as a vector to send."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -1,0 +1,86 @@
+"""The server's process: run as `python -m coterie.agents.serve ENDPOINT KEY LISTEN`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.agents import effects as do
+from coterie.agents.hub import Hub
+from coterie.agents.join import hello
+from coterie.agents.perform import FOREVER_S, drive
+from coterie.errors import CoterieError, JoinError, TrainingError
+from coterie.machine import die_with_parent
+from coterie.transport.control import ControlClient
+from coterie.transport.messages import HUB, Stop, Welcome
+from coterie.transport.secure import JoinKey
+from coterie.transport.star import StarSwitch
+
+WELCOME_S = 15.0
+
+
+class Performer:
+    """Each effect of the server as a call of something real."""
+
+    def __init__(self, client: ControlClient, switch: StarSwitch) -> None:
+        self._client, self._switch = client, switch
+
+    def __call__(self, effect: Any) -> Any:
+        """Carry out an effect."""
+        match effect:
+            case do.Now():
+                return time.perf_counter()
+            case do.Tell(message):
+                return self._client.tell(message)
+            case do.Next(channel):
+                return self._next(channel)
+            case do.Post(to, channel, data):
+                return self._switch.post(to, channel, data)
+        raise AssertionError(f"no such effect of a server: {effect}")
+
+    def _next(self, channel: str) -> Any:
+        inbox = self._client.inbox
+        while True:
+            if (order := inbox.get(0.0)) is not None:
+                return order
+            if self._switch.waiting(channel):
+                return self._switch.fetch(channel)
+            inbox.wait(lambda: self._switch.waiting(channel) or inbox.waiting(), FOREVER_S)
+
+
+def serve(endpoint: str, key: JoinKey, listen: str) -> str:
+    """Serve a run until it ends; why it ended. Raises JoinError if not let in."""
+    client = ControlClient(endpoint, key, identity=HUB)
+    switch = StarSwitch(listen, key.agent_public, client.inbox, HUB)
+    try:
+        client.tell(hello(HUB, switch.address, "cpu"))
+        if not isinstance(welcome := client.inbox.get(WELCOME_S), Welcome):
+            found = welcome.reason if isinstance(welcome, Stop) else "nothing"
+            raise JoinError(f"expected a coordinator at {endpoint}, found {found}")
+        why = drive(Hub().live(), Performer(client, switch))
+        if client.given_up:
+            raise TrainingError(client.given_up)
+        return why
+    finally:
+        switch.close()
+        client.close()
+
+
+def main(endpoint: str, key_path: str, listen: str) -> int:
+    """A server process started by an engine; its exit code."""
+    die_with_parent()
+    torch.set_num_threads(1)
+    try:
+        print(serve(endpoint, JoinKey.read(Path(key_path)), listen))
+    except CoterieError as error:
+        print(f"coterie: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,41 @@
+"""What a member is, between one order and the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from coterie.errors import TrainingError
+
+
+def member(stage: Any) -> Any:
+    return stage.group("a").workers["a"]
+
+
+def test_the_digest_is_of_what_is_shared_alone(stage: Any) -> None:
+    mine = member(stage)
+    mine.adopt_strategy("chain(Only('weight'), Reduce())")
+    before, vector_N = mine.digest(), mine.learner.vector()
+    vector_N[-1] += 1.0  # of the bias
+    mine.learner.place(vector_N)
+    assert mine.digest() == before
+    vector_N[0] += 1.0
+    mine.learner.place(vector_N)
+    assert mine.digest() != before
+
+
+def test_another_sentence_begins_where_all_agreed_to_be(stage: Any) -> None:
+    mine = member(stage)
+    mine.adopt_strategy("diloco(2)")
+    agreed_N = mine.agreed_vector().clone()
+    mine.learner.place(agreed_N + 1.0)
+    mine.adopt_strategy("all-reduce")
+    assert mine.anchor_N is None
+    assert torch.equal(mine.learner.vector(), agreed_N)
+
+
+def test_a_state_that_was_damaged_on_the_way_is_refused(stage: Any) -> None:
+    with pytest.raises(TrainingError, match="the state of b whole, found it damaged"):
+        member(stage).inherit_whole(b"state", b"\x00" * 32, "b")

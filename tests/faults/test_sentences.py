@@ -1,0 +1,96 @@
+"""Whichever way members agree, any of them may be killed: nothing is lost, and it comes back."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.processes
+
+NAMES = ("agent-0", "agent-1", "agent-2", "agent-3")
+JOB: dict[str, Any] = {
+    "agents": {"local": 4, "speeds": [1.0, 1.0, 1.0, 1.0]},
+    "until": {"minutes": 5},
+    "checkpoint_every_s": 0.5,
+}
+SENTENCES = [
+    "streaming-diloco(8, 4, 1)",
+    "tiers(2, 2)",
+    "gossip(2)",
+    "parameter-server(2)",
+    "asynchronous(2)",
+    "all-reduce-int8",
+]
+
+
+def learns(name: str, after: int) -> Any:
+    """Whether a round counts that this member had samples in."""
+    return lambda event: (
+        event["kind"] == "committed" and event["seq"] > after and name in event["leases"]
+    )
+
+
+def owned_once(events: list[dict[str, Any]]) -> bool:
+    """Whether no sample of an epoch has two owners, by the rounds on record."""
+    learned: set[tuple[int, int]] = set()
+    for event in events:
+        if event["kind"] == "committed":
+            for spans in event["leases"].values():
+                here = {(event["data_epoch"], i) for a, b in spans for i in range(a, b)}
+                if learned & here:
+                    return False
+                learned |= here
+    return bool(learned)
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_member_that_is_killed_comes_back_and_no_sample_is_lost_or_repeated(
+    sentence: str, desk: Any
+) -> None:
+    luck = random.Random(sentence)
+    victim, patience = luck.choice(NAMES), luck.randint(1, 12)
+    process = desk.start("train", desk.job(**JOB, strategy=sentence), "--json", "--runs", desk.runs)
+    began = desk.await_event(learns(victim, after=0))["seq"]
+    desk.await_event(lambda event: event["kind"] == "committed" and event["seq"] > began + patience)
+    desk.agent(victim).send_signal(signal.SIGKILL)
+    dead = desk.await_event(
+        lambda event: (
+            event["kind"] == "agent" and (event["member"], event["state"]) == (victim, "lost")
+        )
+    )
+    desk.await_event(learns(victim, after=dead["seq"]))
+    process.send_signal(signal.SIGINT)
+    finished = desk.finish(process)
+    assert finished.code == 130, finished.err
+    summary = finished.answer
+    assert (summary["samples_lost"], summary["samples_repeated"]) == (0, 0)
+    assert owned_once(desk.events())
+    assert (summary["kills_survived"], summary["epochs"] > 0) == (1, True)
+    assert not desk.await_empty()
+
+
+@pytest.mark.parametrize("sentence", ["parameter-server", "asynchronous(2)"])
+def test_the_death_of_the_server_ends_the_run_in_one_sentence_and_costs_no_checkpoint(
+    sentence: str, desk: Any
+) -> None:
+    job = desk.job(**{**JOB, "agents": 2}, strategy=sentence)
+    process = desk.start("train", job, "--json", "--runs", desk.runs)
+    saved = desk.await_event(lambda event: event["kind"] == "checkpoint")
+    (server,) = (p for p in desk.processes() if "coterie.agents.serve" in p.cmdline())
+    server.kill()
+    finished = desk.finish(process)
+    assert finished.code == 1, finished.err
+    said = finished.err.splitlines()[-1]
+    assert "server" in said
+    assert "the last good checkpoint is" in said
+    assert "Traceback" not in finished.err
+    assert not desk.await_empty()
+    assert Path(saved["path"]).parent.is_dir()
+    goal = saved["step"] + 20
+    resumed = desk.train(job, "--resume", "--set", f"until={{steps: {goal}}}")
+    assert resumed.code == 0, resumed.err
+    assert resumed.answer["samples_lost"] == resumed.answer["samples_repeated"] == 0

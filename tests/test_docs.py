@@ -1,0 +1,61 @@
+"""Pages that keep up with the code: one for each recipe, and no link that leads nowhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from coterie.sync import RECIPES, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+RECIPE_PAGES = sorted((DOCS / "recipes").glob("*.md"))
+
+
+def said(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def example(text: str, name: str) -> str:
+    """The first use of a recipe by its name in a page's examples."""
+    found = re.search(rf"""parse\((["'])({re.escape(name)}(?:\(.*?\))?)\1\)""", text)
+    assert found, f"expected an example such as parse('{name}(8)')"
+    return found[2]
+
+
+def test_every_recipe_has_a_page_and_every_page_a_recipe() -> None:
+    assert {page.stem for page in RECIPE_PAGES} == set(RECIPES)
+
+
+@pytest.mark.parametrize("page", RECIPE_PAGES, ids=lambda page: page.stem)
+def test_a_page_begins_with_its_recipe_and_the_sentence_it_stands_for(page: Path) -> None:
+    title, blank, sentence, *_ = said(page).splitlines()
+    assert (title, blank) == (f"# {page.stem}", "")
+    recipe = parse(example(said(page), page.stem))
+    steps = str(recipe.walk.num_steps) if recipe.walk else ""
+    assert parse(re.sub(r"\bH\b", steps, sentence)) == recipe
+
+
+@pytest.mark.parametrize("page", RECIPE_PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("heading", ["Cost of a meeting", "When", "If one dies"])
+def test_a_page_says_what_it_costs_when_to_choose_it_and_what_a_death_does(
+    page: Path, heading: str
+) -> None:
+    assert f"**{heading}.**" in said(page)
+
+
+@pytest.mark.parametrize("folder", ["recipes", "decisions"])
+def test_the_index_leads_to_every_page(folder: str) -> None:
+    links = set(re.findall(r"\]\(([^)]+)\)", said(DOCS / "index.md")))
+    assert {f"{folder}/{page.name}" for page in (DOCS / folder).glob("*.md")} <= links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"```.*?```", "", said(page), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose)
+    near = [target for target in targets if not re.match(r"\w+:", target)]
+    assert [target for target in near if not (page.parent / target).exists()] == []
