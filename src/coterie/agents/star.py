@@ -93,10 +93,11 @@ def _hear(member: Member, wait: bool, answer: bool = False) -> do.Life[Any]:
 
 def pull(member: Member) -> do.Life[bool]:
     """Take over the server's anchor, or be its first; whether there was one already."""
-    vector_N = member.agreed_vector()
-    names, shapes = member.layout.names, [list(shape) for shape in member.layout.shapes]
-    seed = {"kind": "pull", "names": list(names), "shapes": shapes, "vector": vector_N}
-    yield do.Post(HUB, CHANNEL, pack_state({**seed, "term": member.term.number}))
+    asked: dict[str, Any] = {"kind": "pull", "term": member.term.number}
+    if member.version < 0:
+        names, shapes = member.layout.names, [list(shape) for shape in member.layout.shapes]
+        asked |= {"names": list(names), "shapes": shapes, "vector": member.agreed_vector()}
+    yield do.Post(HUB, CHANNEL, pack_state(asked))
     anchor = yield from _hear(member, wait=True, answer=True)
     member.version = anchor["version"]
     member.learner.place(anchor["payload"])

@@ -14,6 +14,7 @@ from coterie.agents.member import Member
 from coterie.agents.pushes import came_late, push_round
 from coterie.agents.settle import Stopped, join, regroup
 from coterie.agents.snapshot import MODEL_FILE
+from coterie.agents.star import pull
 from coterie.agents.walks import finish, learn
 from coterie.errors import CoterieError, Torn
 from coterie.leases import Lease
@@ -73,19 +74,34 @@ class Worker(Member):
             yield from self._land()
             yield from report(self)
         elif isinstance(order, Evaluate):
+            yield from self._catch_up()
             began_s = yield do.Now()
             num_scored = self.learner.task.num_train // 4
-            metrics = yield do.Compute(self.learner.score, (num_scored,))
+            metrics = yield do.Compute(self._score, (num_scored,))
             seconds = (yield do.Now()) - began_s
             yield do.Tell(Scores(round=self.round, metrics=metrics, seconds=seconds))
         elif isinstance(order, Save):
             yield from self._land()
+            yield from self._catch_up()
             yield from self._save(order)
 
     def _land(self) -> do.Life[None]:
         """Wait for a meeting that still goes on."""
         if self.contribution is not None:
             yield from finish(self)
+
+    def _catch_up(self) -> do.Life[None]:
+        """Where a server holds the anchor, know its newest."""
+        if self.term.apart:
+            yield from pull(self)
+
+    def _score(self) -> dict[str, float]:
+        """Held-out metrics of where all agreed to be, wherever this member has walked since."""
+        here_N = self.learner.vector()
+        self.learner.place(self.agreed_vector())
+        metrics = self.learner.score()
+        self.learner.place(here_N)
+        return metrics
 
     # -- rounds -----------------------------------------------------------------------------------
 
