@@ -286,3 +286,17 @@ def test_deciding_loads_neither_torch_nor_ray_nor_numpy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "needed"),
+    [
+        ("chain(Every(8), Reduce(Krum(1)), Outer(1.0))", 5),
+        ("robust(8, 2)", 5),
+        ('pipeline(8, ("1", "2", "3"))', 4),
+    ],
+)
+def test_a_sentence_that_needs_more_members_is_refused_in_words(sentence, needed):
+    world = mesh(unequal(3), 1e9)
+    with pytest.raises(JobError, match=f"needs {needed} members, found 3; start more agents"):
+        decide(world, MIDDLE, 1, "start", (parse(sentence),))

@@ -155,3 +155,11 @@ def test_a_forged_packet_is_reported_and_the_run_goes_on(
     assert run.of("error") == []
     assert [event["member"] for event in run.of("offence")] == ["b", "b"]
     assert_exact(run, 4)
+
+
+def test_a_quorum_of_more_than_there_are_is_refused(played: Play) -> None:
+    run = played("parameter-server(4)")
+    (error,) = run.of("error")
+    assert "expected at least the 4 members" in error["text"]
+    assert "found 3" in error["text"]
+    assert run.of("committed") == []
