@@ -17,7 +17,7 @@ from coterie.transport.messages import Linked, Probe, Probed, Term
 
 PROBE_BYTES = 1 << 20
 SMALL_PROBE_BYTES = 1 << 17
-SLOW_S = 0.01  # for these there and back: whatever else delays them is little beside the road
+SLOW_S = 0.006  # for these there and back: whatever else delays them is little beside the road
 MIN_STEPS = 3
 MAX_STEPS = 50
 PINGS = 5
