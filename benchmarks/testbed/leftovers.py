@@ -135,8 +135,10 @@ def _ip(*words: str) -> None:
 
 
 def _remove_group(group: Path) -> None:
-    below = (path for path in group.rglob("*") if path.is_dir())
-    for path in (*sorted(below, reverse=True), group):
+    below: list[Path] = []
+    with suppress(FileNotFoundError):  # somebody else removes it meanwhile
+        below = sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True)
+    for path in (*below, group):
         with suppress(OSError):  # seen again, and tried again, in the next look
             path.rmdir()
 
@@ -151,8 +153,9 @@ def _groups(parents: Iterable[Path]) -> list[Path]:
 
 def _members(groups: Iterable[Path]) -> Iterator[int]:
     for group in groups:
-        for listing in group.rglob("cgroup.procs"):
-            yield from map(int, _text(listing).split())
+        with suppress(FileNotFoundError):  # somebody else removes it meanwhile
+            for listing in group.rglob("cgroup.procs"):
+                yield from map(int, _text(listing).split())
 
 
 def _marked_or_inside(bed: str, namespaces: Iterable[str]) -> Iterator[int]:

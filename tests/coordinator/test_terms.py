@@ -138,7 +138,8 @@ def test_one_left_out_is_called_in_when_it_is_needed_and_heals(play):
     p = call_c_in(play)
     p.until(say.Block, to="c")
     assert p.run.healthy == {"b", "c"}
-    assert p.of("agent", member="c", state="rejoined")
+    assert p.of("agent", member="c", state="healed")
+    assert p.run.num_rejoined == 0  # it was never lost
 
 
 def test_one_that_was_left_out_is_not_trusted_before_it_has_healed(play):

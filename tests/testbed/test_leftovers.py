@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from benchmarks.testbed import leftovers
 from benchmarks.testbed.leftovers import Leftovers, bed_of, counters, find, remove
 
 # /proc/net/dev as it stands on a machine with a bed.
@@ -53,3 +55,20 @@ def test_what_cannot_be_removed_is_told(tmp_path: Path) -> None:
     (stuck / "file").touch()
     with pytest.raises(TimeoutError, match="cotbed777"):
         remove("cotbed777", [tmp_path], patience_s=0.0)
+
+
+def test_a_group_that_somebody_else_removes_meanwhile_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = tmp_path / "coterie-1-cotbed777-a"
+    (group / "below").mkdir(parents=True)
+    (group / "cgroup.procs").touch()
+
+    def read_as_it_goes(path: object) -> str:
+        if str(path).endswith("cgroup.procs"):
+            shutil.rmtree(group)
+        return ""
+
+    monkeypatch.setattr(leftovers, "_text", read_as_it_goes)
+    assert find("cotbed777", [tmp_path]).pids == ()
+    assert find("cotbed777", [tmp_path]) == Leftovers((), (), (), ())

@@ -72,6 +72,7 @@ class Coordinator:
         if member.device is not None:
             run.beliefs[name] = member.device
         run.event("agent", member=name, state="lost", reason=reason)
+        run.missed.add(name)
         run.healthy.discard(name)
         run.left_out.discard(name)
         if run.saving and name in run.saving.meta["members"]:

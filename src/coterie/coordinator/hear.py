@@ -177,10 +177,11 @@ def _settled(run: Run, name: str, settled: say.Settled) -> None:
         return
     run.healthy.add(name)
     if settled.healed:
-        run.num_rejoined += 1
-        run.event(
-            "agent", member=name, state="rejoined", reason=f"healed in {settled.seconds:.2f} s"
-        )
+        returned = name in run.missed
+        run.missed.discard(name)
+        run.num_rejoined += returned
+        state = "rejoined" if returned else "healed"  # one that is new, or had been left out
+        run.event("agent", member=name, state=state, reason=f"healed in {settled.seconds:.2f} s")
 
 
 def _report(run: Run, name: str, report: say.Report) -> None:

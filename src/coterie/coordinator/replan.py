@@ -14,7 +14,7 @@ from coterie.errors import StrategyError
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
 from coterie.types import Layout
-from coterie.world import Decision, World
+from coterie.world import Decision, Option, World
 
 RECONSIDER_S = 2.0  # between two looks at what was measured
 MIN_REPORTS = 3  # before a measurement is believed
@@ -54,11 +54,10 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
 
     What is measured is noisy: neither the strategy under way nor a member is given up for less.
     """
-    best, world = decision.chosen, decision.world
-    strategy = under_way or parse(best.strategy)
-    same = predict(world, layout, strategy, shares_for(strategy, world))
+    best = decision.chosen
+    same = _all_together(decision, layout, under_way)
     gain = best.goodput_per_s / same.goodput_per_s - 1
-    if gain >= KEEP_GAIN or same == best or len(same.shares) < strategy.least:
+    if gain >= KEEP_GAIN or same == best or len(same.shares) < parse(same.strategy).least:
         return decision
     reason = (
         f"{best.strategy} on {', '.join(best.shares)} would bring {gain:.1%} more, less than the "
@@ -69,6 +68,18 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     return replace(
         decision, chosen=same, rejected=(best, *decision.rejected), reasons=(reason, pace)
     )
+
+
+def _all_together(decision: Decision, layout: Layout, under_way: Strategy | None) -> Option:
+    """Everybody by the strategy under way; at first by whichever suits all best."""
+    best, world = decision.chosen, decision.world
+    if under_way is None:
+        able = [option for option in (best, *decision.rejected) if not option.refused]
+        whole = [option for option in able if len(option.shares) == len(world.devices)]
+        if whole:
+            return max(whole, key=lambda option: option.goodput_per_s)
+    strategy = under_way or parse(best.strategy)
+    return predict(world, layout, strategy, shares_for(strategy, world))
 
 
 def closures(run: Run) -> Sequence[Strategy] | None:

@@ -72,6 +72,7 @@ class Run:
         self.members: dict[str, Member] = {}
         self.known: set[str] = set()  # every name that was ever here
         self.beliefs: dict[str, Device] = {}  # of machines that left, should they return
+        self.missed: set[str] = set()  # lost, and not yet back at work
         self.healthy: set[str] = set()  # members that hold the agreed state
         self.left_out: set[str] = set()  # by the plan
         self.term = say.Term(number=0, members=(), store="")

@@ -32,9 +32,9 @@ from coterie.watch.words import (
 NUM_HAPPENINGS = 6
 NUM_DEVICES = 12  # rows of the table; the others are counted
 WIDE = 100  # columns from which there is room for more than the essentials
-PRESENT, GONE = frozenset({"ready", "rejoined"}), frozenset({"lost", "refused"})
+PRESENT, GONE = frozenset({"ready", "healed", "rejoined"}), frozenset({"lost", "refused"})
 STYLES = {"lost": "red", "refused": "red", "error": "red", "warning": "yellow", "fault": "yellow"}
-STYLES |= {"learning": "green", "rejoined": "green", "offence": "yellow"}
+STYLES |= {"learning": "green", "healed": "green", "rejoined": "green", "offence": "yellow"}
 NOTABLE = {*STYLES, "decision", "returned", "pause", "checkpoint", "stopped"}
 
 
