@@ -113,20 +113,25 @@ def join(
     root: Annotated[Path, typer.Option(metavar="DIR", help="Where the task's code is.")] = Path(),
     threads: Annotated[int, typer.Option(help="To compute on; by default all cores.")] = 0,
     duty: Annotated[float, typer.Option(hidden=True)] = 1.0,
-    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    beside: Annotated[int, typer.Option(metavar="PID", hidden=True)] = 0,
+    spare: Annotated[Path | None, typer.Option(metavar="JOB.yaml", hidden=True)] = None,
 ) -> None:
     """Take part in a run that is under way on another machine."""
     with _answering(as_json=False):
         from coterie import machine
 
-        if with_parent:
-            machine.die_with_parent()  # before torch is loaded, which takes seconds
+        watch = machine.Watch(beside)
+        if beside:
+            watch.start()  # before torch is loaded, which takes seconds
         from coterie.agents import join as agent
         from coterie.engines.throttle import DutyCycle
 
         rest_s = DutyCycle(duty).rest_s
+        place = agent.Place(endpoint, key, root, watch)
+        if spare is not None:
+            raise typer.Exit(agent.stand_by(spare, place, threads, rest_s))
         called = name or socket.gethostname()
-        raise typer.Exit(agent.main(endpoint, key, called, root, threads, rest_s))
+        raise typer.Exit(agent.main(called, place, threads, rest_s))
 
 
 @app.command()

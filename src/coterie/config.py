@@ -122,7 +122,8 @@ class Agents(_Words):
     """Who learns: agents started here, and agents waited for.
 
     `local="auto"` is one agent per GPU of this machine, else one. `speeds` are relative and make
-    unequal machines of one; `local` defaults to their number.
+    unequal machines of one; `local` defaults to their number. `spares` stand by, with the task
+    built, to take over from local agents that die.
 
     >>> Agents(speeds=[4, 2, 1]).local, Agents.model_validate(3).local
     (3, 3)
@@ -131,6 +132,7 @@ class Agents(_Words):
     local: Whole | Literal["auto"] = "auto"
     speeds: list[Positive] | None = None
     remote: Whole = 0
+    spares: Whole = 0  # processes here that have built the task, and wait to take over
     join_timeout_s: Positive = 60.0
 
     @check_whole(mode="before")

@@ -58,6 +58,23 @@ def merge(spans: Sequence[Span]) -> tuple[Span, ...]:
     return tuple(merged)
 
 
+def without(spans: Sequence[Span], taken: Sequence[Span]) -> tuple[Span, ...]:
+    """The positions of `spans` that lie in none of `taken`.
+
+    >>> without([(0, 10)], [(2, 4), (8, 12)])
+    ((0, 2), (4, 8))
+    """
+    left: list[Span] = list(spans)
+    for start, stop in taken:
+        left = [
+            part
+            for a, b in left
+            for part in ((a, min(b, start)), (max(a, stop), b))
+            if part[0] < part[1]
+        ]
+    return tuple(left)
+
+
 def apportion(total: int, weights: Mapping[str, int]) -> dict[str, int]:
     """Share `total` in proportion to whole weights by largest remainder (Hamilton 1792).
 

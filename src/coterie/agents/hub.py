@@ -25,7 +25,18 @@ from coterie.sync.chain import Strategy, fold
 from coterie.sync.exchanges import Reduce
 from coterie.sync.reading import parse
 from coterie.sync.server import Push
-from coterie.transport.messages import Block, Bye, Failed, Offence, Report, Settled, Stop, Term
+from coterie.transport.messages import (
+    Block,
+    Bye,
+    Failed,
+    Hello,
+    Offence,
+    Report,
+    Settled,
+    Stop,
+    Term,
+    Who,
+)
 from coterie.types import Ctx, Layout, Message
 
 
@@ -33,6 +44,7 @@ from coterie.types import Ctx, Layout, Message
 class Hub:
     """The server's life and what it remembers."""
 
+    hello: Hello | None = None  # as it was said to the coordinator first
     term: Term = field(default_factory=lambda: Term(number=0, members=(), store=""))
     strategy: Strategy | None = None
     layout: Layout | None = None
@@ -57,6 +69,8 @@ class Hub:
                 elif isinstance(said, Stop):
                     yield do.Tell(Bye())
                     return said.reason
+                elif isinstance(said, Who) and self.hello is not None:
+                    yield do.Tell(self.hello)
                 elif isinstance(said, Term):
                     yield from self._join(said)
                 elif isinstance(said, Block):

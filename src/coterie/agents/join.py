@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,13 +14,21 @@ import torch
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.perform import Performer, Roads, drive
 from coterie.agents.worker import Worker
-from coterie.config import Job, parse_job
+from coterie.config import Job, load_job, parse_job
 from coterie.errors import CoterieError, JoinError, TrainingError
-from coterie.machine import cores, memory_available_bytes
+from coterie.machine import Watch, cores, memory_available_bytes
 from coterie.tasks.references import instantiate
 from coterie.tasks.supervised import from_spec
 from coterie.transport.control import ControlClient
-from coterie.transport.messages import Assembly, Hello, Refused, State, Stop, Welcome
+from coterie.transport.messages import (
+    Assembly,
+    Hello,
+    Refused,
+    State,
+    Stop,
+    Welcome,
+    Who,
+)
 from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0
@@ -45,25 +54,37 @@ def setup_of(job: Job, device: str) -> Setup:
     )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an agent belongs: the coordinator, the key to it, the task's code on this machine."""
+
+    endpoint: str
+    key: Path
+    root: Path = Path()  # it may lie elsewhere than on the coordinator's
+    watch: Watch = field(default_factory=lambda: Watch(0))
+
+
 def join(
-    endpoint: str, key: JoinKey, name: str, root: Path, rest_s: Callable[[float], float]
+    name: str, place: Place, rest_s: Callable[[float], float], learner: Learner | None = None
 ) -> str:
     """Take part in a run until it ends; returns why it ended. Raises JoinError if not let in.
 
-    `root` is the folder of the task's code on this machine, for it may lie elsewhere than on the
-    coordinator's. `rest_s` says how long to rest after computing for some seconds: a throttle
-    without cgroups.
+    `rest_s` says how long to rest after computing for some seconds: a throttle without cgroups. A
+    learner that was built beforehand saves the time to build one.
     """
+    key, endpoint = JoinKey.read(place.key), place.endpoint
     client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}")
+    place.watch.heard_s = lambda: client.heard_s
     roads = None
     try:
         roads = Roads(address_towards(endpoint), key, name, client.inbox)
-        device = best_device()
-        client.tell(hello(name, roads.ring.store_endpoint, device))
-        welcome, files = _welcome(client, endpoint)
+        first = hello(name, roads.ring.store_endpoint, best_device())
+        welcome, files = _welcome(client, first, endpoint)
         try:
-            job = parse_job({**welcome.job, "root": str(root.resolve())})
-            worker = _build(name, job, device, files)
+            job = parse_job({**welcome.job, "root": str(place.root.resolve())})
+            worker = Worker(name, learner or _built(job), hello=first)
+            if files:
+                worker.resume(files)
         except CoterieError as error:
             client.tell(Refused(reason=str(error)))
             return str(error)
@@ -90,8 +111,12 @@ def hello(name: str, store: str, device: str) -> Hello:
     )
 
 
-def _welcome(client: ControlClient, endpoint: str) -> tuple[Welcome, dict[str, bytes]]:
-    welcome = client.inbox.get(WELCOME_S)
+def _welcome(
+    client: ControlClient, first: Hello, endpoint: str
+) -> tuple[Welcome, dict[str, bytes]]:
+    client.tell(first)
+    while isinstance(welcome := client.inbox.get(WELCOME_S), Who):
+        client.tell(first)  # to a coordinator that came after the one it was said to
     if isinstance(welcome, Stop):
         raise JoinError(f"expected to join the run at {endpoint}, found: {welcome.reason}")
     if not isinstance(welcome, Welcome):
@@ -108,15 +133,11 @@ def _welcome(client: ControlClient, endpoint: str) -> tuple[Welcome, dict[str, b
     return welcome, assembly.files
 
 
-def _build(name: str, job: Job, device: str, files: dict[str, bytes]) -> Worker:
-    learner = Learner(setup_of(job, device))
-    worker = Worker(name, learner)
-    if files:
-        worker.resume(files)
+def _built(job: Job) -> Learner:
+    learner = Learner(setup_of(job, best_device()))
     # The first step pays for lazy imports and kernels: better now than in a measurement.
-    scratch = learner.scratch()
-    scratch.step(list(range(min(2, learner.task.num_train))))
-    return worker
+    learner.scratch().step(list(range(min(2, learner.task.num_train))))
+    return learner
 
 
 def address_towards(endpoint: str) -> str:
@@ -133,22 +154,38 @@ def address_towards(endpoint: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def main(
-    endpoint: str,
-    key_path: Path,
-    name: str,
-    root: Path,
-    num_threads: int,
-    rest_s: Callable[[float], float],
-) -> int:
+def main(name: str, place: Place, num_threads: int, rest_s: Callable[[float], float]) -> int:
     """An agent process started by hand or by an engine; its exit code.
 
     No threads given are as many as the cores that the kernel grants, which torch does not ask.
     """
+    _tune(num_threads)
+    return _lived(lambda: join(name, place, rest_s))
+
+
+def stand_by(job: Path, place: Place, num_threads: int, rest_s: Callable[[float], float]) -> int:
+    """A warm spare: it builds the task, and takes part under the name that it is then given.
+
+    The name is a line of standard input; where that ends without one, the spare was not needed.
+    """
+    _tune(num_threads)
+
+    def take_over() -> str:
+        learner = _built(load_job(job))
+        name = sys.stdin.readline().strip()
+        return join(name, place, rest_s, learner) if name else "not needed"
+
+    return _lived(take_over)
+
+
+def _tune(num_threads: int) -> None:
     torch.set_num_threads(num_threads or max(1, int(cores())))
     torch.set_flush_denormal(True)  # moments of dead units decay to numbers that are slow to add
+
+
+def _lived(life: Callable[[], str]) -> int:
     try:
-        print(join(endpoint, JoinKey.read(key_path), name, root, rest_s))
+        print(life())
     except CoterieError as error:
         print(f"coterie: {error}", file=sys.stderr)
         return LOST if isinstance(error, TrainingError) else REFUSED

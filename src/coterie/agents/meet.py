@@ -143,7 +143,10 @@ def commit(
         member.tally.gap_s, member.torn_at_s = now_s - member.committed_at_s, None
     member.committed_at_s = now_s
     member.tally.count(mine, member.cohort)
-    if now_s - member.tally.since_s > REPORT_S or member.tally.gap_s:
+    asked = mine.round == member.check_round
+    if asked:
+        member.tally.digest = member.digest()
+    if asked or now_s - member.tally.since_s > REPORT_S or member.tally.gap_s:
         yield from report(member)
 
 
@@ -182,4 +185,5 @@ def report(member: Member) -> do.Life[None]:
     told = member.tally.report(member.term.number)
     member.tally = Tally(since_s=(yield do.Now()))
     if told is not None:
+        member.told.append(told)
         yield do.Tell(told)

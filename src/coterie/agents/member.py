@@ -22,8 +22,10 @@ from coterie.errors import TrainingError
 from coterie.sync import fragments
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
-from coterie.transport.messages import Term
+from coterie.transport.messages import Back, Hello, Report, Term
 from coterie.types import Layout
+
+NUM_REMEMBERED = 64  # reports, for a coordinator that was not there to hear them
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class Member:
     torn_at_s: float | None = None
     backlog: deque[Any] = field(default_factory=deque)
     tally: Tally = field(default_factory=Tally)
+    hello: Hello | None = None  # as it was said to the coordinator first
+    told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
+    check_round: int = 0  # after which all tell where they stand
 
     def __post_init__(self) -> None:
         self.stream = Stream(self.learner.task.num_train, self.learner.setup.seed)
@@ -105,6 +110,17 @@ class Member:
             shared = self.strategy.narrowed(self.layout)
             agreed_N = fragments.take(agreed_N, self.layout, shared)
         return int.from_bytes(hashlib.sha256(agreed_N.numpy().tobytes()).digest()[:7], "big")
+
+    def back(self) -> Back:
+        """Who this member is and where it stands, for a coordinator that does not know it."""
+        assert self.hello is not None
+        return Back(
+            hello=self.hello,
+            ready=self.learner.ready(),
+            term=self.term.number,
+            round=self.round,
+            reports=tuple(self.told),
+        )
 
     def drop(self) -> None:
         """Let go of what is held for a meeting: it counts for nothing any more."""

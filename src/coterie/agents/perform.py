@@ -117,7 +117,11 @@ class Performer:
 
     def _compute(self, run: Callable[[], Any]) -> Any:
         began_s = time.perf_counter()
-        value = run()
+        self._client.computing_since_s = time.monotonic()
+        try:
+            value = run()
+        finally:
+            self._client.computing_since_s = None
         rest_s = self._rest_s(time.perf_counter() - began_s)
         if rest_s > 0:
             time.sleep(rest_s)

@@ -1,4 +1,4 @@
-"""The server's process: run as `python -m coterie.agents.serve ENDPOINT KEY LISTEN`."""
+"""The server's process: run as `python -m coterie.agents.serve ENDPOINT KEY LISTEN PID`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coterie.agents.hub import Hub
 from coterie.agents.join import hello
 from coterie.agents.perform import FOREVER_S, drive
 from coterie.errors import CoterieError, JoinError, TrainingError
-from coterie.machine import die_with_parent
+from coterie.machine import Watch
 from coterie.transport.control import ControlClient
 from coterie.transport.messages import HUB, Stop, Welcome
 from coterie.transport.secure import JoinKey
@@ -52,16 +52,17 @@ class Performer:
             inbox.wait(lambda: self._switch.waiting(channel) or inbox.waiting(), FOREVER_S)
 
 
-def serve(endpoint: str, key: JoinKey, listen: str) -> str:
+def serve(endpoint: str, key: JoinKey, listen: str, watch: Watch) -> str:
     """Serve a run until it ends; why it ended. Raises JoinError if not let in."""
     client = ControlClient(endpoint, key, identity=HUB)
+    watch.heard_s = lambda: client.heard_s
     switch = StarSwitch(listen, key.agent_public, client.inbox, HUB)
     try:
-        client.tell(hello(HUB, switch.address, "cpu"))
+        client.tell(first := hello(HUB, switch.address, "cpu"))
         if not isinstance(welcome := client.inbox.get(WELCOME_S), Welcome):
             found = welcome.reason if isinstance(welcome, Stop) else "nothing"
             raise JoinError(f"expected a coordinator at {endpoint}, found {found}")
-        why = drive(Hub().live(), Performer(client, switch))
+        why = drive(Hub(first).live(), Performer(client, switch))
         if client.given_up:
             raise TrainingError(client.given_up)
         return why
@@ -70,12 +71,13 @@ def serve(endpoint: str, key: JoinKey, listen: str) -> str:
         client.close()
 
 
-def main(endpoint: str, key_path: str, listen: str) -> int:
+def main(endpoint: str, key_path: str, listen: str, beside: str) -> int:
     """A server process started by an engine; its exit code."""
-    die_with_parent()
+    watch = Watch(int(beside))
+    watch.start()
     torch.set_num_threads(1)
     try:
-        print(serve(endpoint, JoinKey.read(Path(key_path)), listen))
+        print(serve(endpoint, JoinKey.read(Path(key_path)), listen, watch))
     except CoterieError as error:
         print(f"coterie: {error}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ Legend: N trainable parameters, K the part of them that a sentence shares.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 import torch
 
@@ -14,7 +15,7 @@ from coterie.agents.meet import commit, report
 from coterie.agents.member import Member, as_tensor
 from coterie.agents.star import pull
 from coterie.errors import CoterieError, Torn
-from coterie.transport.messages import Settled, Stop, Term, TornRound
+from coterie.transport.messages import Settled, Stop, Term, TornRound, Who
 
 
 class Stopped(CoterieError):
@@ -30,6 +31,9 @@ def regroup(member: Member) -> do.Life[None]:
         order = yield do.Hear()
         if isinstance(order, Stop) and order.at_once:
             raise Stopped(order.reason)
+        if isinstance(order, Who):
+            yield do.Tell(member.back())
+            continue
         if isinstance(order, Term) and order.at_once and order.number > member.term.number:
             yield from join(member, order)
             return
@@ -79,7 +83,10 @@ def settle(member: Member) -> do.Life[bool]:
     rows = [tuple(int(v) for v in r) for r in (yield do.Gather(row))]
     newest = max(number for number, *_ in rows)
     member.stands = max(newest, *(held for _, held, *_ in rows))
-    donor = next(i for i, r in enumerate(rows) if r[0] == newest)
+    # Where the freshest differ, whoever is of one mind with most of them is right.
+    digests = Counter(digest for number, *_, digest in rows if number == newest)
+    common = max(digests, key=lambda digest: digests[digest])
+    donor = next(i for i, r in enumerate(rows) if r[0] == newest and r[-1] == common)
     healed = False
     _, _, _, outcome, agreed = rows[donor]
     agrees = member.strategy is None or member.strategy.exchange.agrees

@@ -53,6 +53,7 @@ class Tally:
     exchange_s: float = 0.0
     gap_s: float = 0.0
     since_s: float = 0.0
+    digest: int | None = None
 
     def goes_on(self, number: int, cohort: tuple[str, ...]) -> bool:
         """Whether a round can be told together with those before: it follows, by the same members.
@@ -96,4 +97,5 @@ class Tally:
             compute_s=self.compute_s,
             exchange_s=self.exchange_s,
             gap_s=self.gap_s,
+            digest=self.digest,
         )

@@ -30,6 +30,7 @@ from coterie.transport.messages import (
     Scores,
     Stop,
     Term,
+    Who,
     pieces,
 )
 
@@ -53,7 +54,9 @@ class Worker(Member):
     def _carry_out(self, order: Any) -> do.Life[None]:
         if isinstance(order, Stop):
             raise Stopped(order.reason)
-        if isinstance(order, Probe):
+        if isinstance(order, Who):
+            yield do.Tell(self.back())
+        elif isinstance(order, Probe):
             yield do.Tell((yield from probe_steps(self.learner, order)))
         elif isinstance(order, Term):
             if order.number > self.term.number:
@@ -108,7 +111,10 @@ class Worker(Member):
     def _block(self, block: Block) -> do.Life[None]:
         if self.strategy is not None and repr(self.strategy) != block.strategy:
             yield from self._land()
-        for number, leases in enumerate(block.rounds(), start=block.first_round):
+        rounds = block.rounds()
+        if block.digest:
+            self.check_round = block.first_round + len(rounds) - 1
+        for number, leases in enumerate(rounds, start=block.first_round):
             outdated = block.term < self.term.number and number > self.stands
             if number > max(self.round, self.held) and not outdated:
                 self.adopt_strategy(block.strategy)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 from coterie.coordinator.run import Run
-from coterie.world import Decision, Option
+from coterie.world import Decision, Device, Link, Option, World
 
 
 def progress(run: Run) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def summary(run: Run) -> dict[str, Any]:
         "ideal_fraction": ours / solo if ours and solo else None,
         "vs_equal": ours / equal if ours and equal else None,
         "kills_survived": run.num_kills,
+        "suspected": run.num_suspected,
         "rejoined": run.num_rejoined,
         "pause_s": max((s for pause in run.pauses for s in pause.values()), default=None),
         "strategy": decision.chosen.strategy if decision else None,
@@ -52,6 +54,38 @@ def summary(run: Run) -> dict[str, Any]:
         "steps": run.ledger.num_steps,
         "epochs": run.ledger.num_epochs,
     }
+
+
+def from_event(event: Mapping[str, Any]) -> Decision:
+    """The decision that an event was written of.
+
+    >>> from coterie.world import Device
+    >>> world = World((Device("a", 0.1, 0.01, 8),), (), 8, 100)
+    >>> option = Option("chain(Reduce())", {"a": 8}, 0.2, 0.0, 8.0, 1.0, 1.0)
+    >>> decision = Decision(1, "first plan", world, option, (), ("alone",))
+    >>> from_event(json.loads(json.dumps(as_event(decision)))) == decision
+    True
+    """
+    known = {field.name for field in fields(Option)}
+
+    def option(told: Mapping[str, Any]) -> Option:
+        return Option(**{name: value for name, value in told.items() if name in known})
+
+    world = event["world"]
+    return Decision(
+        number=event["number"],
+        cause=event["cause"],
+        world=World(
+            **{
+                **world,
+                "devices": tuple(Device(**device) for device in world["devices"]),
+                "links": tuple(Link(**link) for link in world["links"]),
+            }
+        ),
+        chosen=option(event["chosen"]),
+        rejected=tuple(map(option, event["rejected"])),
+        reasons=tuple(event["reasons"]),
+    )
 
 
 def as_event(decision: Decision) -> dict[str, Any]:

@@ -6,23 +6,27 @@ carry out what its `run` lays out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coterie.config import Job
 from coterie.coordinator.account import progress
 from coterie.coordinator.hear import hear
 from coterie.coordinator.life import life
+from coterie.coordinator.members import Member
+from coterie.coordinator.remember import remember
 from coterie.coordinator.run import Resume, Run
 from coterie.errors import CoterieError
 from coterie.transport import messages as say
 
 TORN_GRACE_S = 1.0  # a broken meeting with nobody dead is tried again after this
 PROGRESS_S = 0.5
+STUCK_S = 10.0  # on one computation, at least, before a member makes no progress
+STUCK_ROUNDS = 10  # and so many times as long as a round, or as the slowest scoring
 
 
 class Coordinator:
-    """One run from its first word to its last.
+    """One run from its first word to its last; `past` are the events of one that died in it.
 
     >>> from coterie.config import Ref, TaskSpec
     >>> task = TaskSpec(model=Ref(call="m:net"), train=Ref(call="m:train"), test=Ref(call="m:test"))
@@ -35,8 +39,15 @@ class Coordinator:
     'expected 2 agents within 60 s, found 0 (no'
     """
 
-    def __init__(self, job: Job, num_agents: int, resume: Resume | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        num_agents: int,
+        resume: Resume | None = None,
+        past: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.run = Run(job, num_agents, resume)
+        remember(self.run, past)
         self._progress_s = 0.0
         self._life = life(self.run)
         self._may_go_on: Callable[[], bool] = lambda: True
@@ -54,24 +65,63 @@ class Coordinator:
             self.lost(name, "it left", now_s)
         elif isinstance(message, say.Bye):
             run.members.pop(name, None)
-        elif name in run.members or name == say.HUB or isinstance(message, say.Hello):
+        elif isinstance(message, say.Hello | say.Back):
+            run.suspects.pop(name, None)  # it begins anew
+            self._guarded(lambda: hear(run, name, message))
+        elif name in run.suspects and not self._is_back(name, message):
+            pass  # it lives, but what it does still lasts
+        elif name in run.members or name == say.HUB:
             if name in run.members:
                 run.members[name].pulse.beat(now_s)
             self._guarded(lambda: hear(run, name, message))
         self._go_on()
 
+    def _is_back(self, name: str, message: Any) -> bool:
+        """Whether a suspected member is at hand again; it then waits to be taken in."""
+        run = self.run
+        member = run.suspects[name]
+        member.pulse.beat(run.now_s)
+        if isinstance(message, say.Beat):
+            member.computing_s = message.computing_s
+            if self._is_stuck(member):
+                return False
+        run.members[name] = run.suspects.pop(name)
+        run.event("agent", member=name, state="returned")
+        run.tell(name, run.term.model_copy(update={"at_once": True}))  # which it is not in
+        return True
+
     def lost(self, name: str, reason: str, now_s: float) -> None:
-        """A member is dead, by the engine's word or its silence."""
+        """A member is dead, by the engine's word or its long silence."""
         run = self.run
         run.now_s = now_s
         if name == say.HUB and not run.leaving:
             run.fail(f"the server of the star road is gone: {reason}; resume from a checkpoint")
-        member = run.members.pop(name, None)
+        member = run.members.get(name) or run.suspects.get(name)
         if member is None:
             return
         if member.device is not None:
             run.beliefs[name] = member.device
+        was_needed = self._part_with(name)
+        run.suspects.pop(name, None)
         run.event("agent", member=name, state="lost", reason=reason)
+        run.num_kills += was_needed
+        self._go_on()
+
+    def _suspect(self, name: str, reason: str) -> None:
+        """Others take over a member's work; should it be heard again, it is taken in again."""
+        run = self.run
+        member = run.members[name]
+        self._part_with(name)
+        member.outdated = True
+        run.suspects[name] = member
+        run.event("agent", member=name, state="suspected", reason=reason)
+        run.num_suspected += 1
+
+    def _part_with(self, name: str) -> bool:
+        """Go on without a member; whether it was at work."""
+        run = self.run
+        if run.members.pop(name, None) is None:
+            return False
         run.missed.add(name)
         run.healthy.discard(name)
         run.left_out.discard(name)
@@ -80,22 +130,48 @@ class Coordinator:
         learning = any(name in issued.leases for issued in run.ledger.issued.values())
         if name in run.term.members or learning:  # or in rounds of the term before
             run.torn = True
-            run.num_kills += 1
-        self._go_on()
+            return True
+        return False
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
         run = self.run
         run.now_s = now_s
-        for name, member in list(run.members.items()):
-            if now_s > member.pulse.deadline_s():
-                self.lost(name, f"silent for {now_s - member.pulse.heard_s:.1f} s", now_s)
+        for name, member in [*run.members.items(), *run.suspects.items()]:
+            self._look_at(name, member)
         if run.torn_at_s is not None and now_s > run.torn_at_s + TORN_GRACE_S:
             run.torn, run.torn_at_s = True, None
         if run.plan and now_s > self._progress_s + PROGRESS_S:
             self._progress_s = now_s
             run.event("progress", **progress(run))
         self._go_on()
+
+    def _look_at(self, name: str, member: Member) -> None:
+        """Suspect early whoever is silent or gets no further, and give up late."""
+        run = self.run
+        silence = f"silent for {run.now_s - member.pulse.heard_s:.1f} s"
+        if run.now_s > member.pulse.evict_s():
+            run.evicted.append(name)
+            self.lost(name, silence, run.now_s)
+        elif name in run.members and self._is_dispensable(name):
+            if run.now_s > member.pulse.suspect_s():
+                self._suspect(name, silence)
+            elif self._is_stuck(member):
+                self._suspect(name, f"no progress for {member.computing_s:.0f} s")
+
+    def _is_dispensable(self, name: str) -> bool:
+        """Whether the run can go on without a member of the term: another holds the model."""
+        run = self.run
+        others = run.healthy & run.members.keys() & set(run.term.members) - {name}
+        return bool(run.plan) and name in run.term.members and bool(others) and not run.leaving
+
+    def _is_stuck(self, member: Member) -> bool:
+        """Whether a member computes for far longer than what it was given can take."""
+        run = self.run
+        longest_s = max(
+            run.plan.round_s if run.plan else 0.0, run.scores.seconds if run.scores else 0.0
+        )
+        return member.computing_s > max(STUCK_S, STUCK_ROUNDS * longest_s)
 
     def stop(self, reason: str) -> None:
         """End at the next boundary with a checkpoint."""

@@ -25,8 +25,13 @@ MEMORY_PART = 0.8  # of what is free on a machine, for all its agents together
 def hear(run: Run, name: str, message: Any) -> None:
     """Take in what a member said. Raises CoterieError where the run cannot go on."""
     match message:
+        case say.Beat():
+            if name in run.members:
+                run.members[name].computing_s = message.computing_s
         case say.Hello():
             _hello(run, message)
+        case say.Back():
+            _back(run, name, message)
         case say.Ready():
             _ready(run, name, message)
         case say.Refused():
@@ -36,7 +41,7 @@ def hear(run: Run, name: str, message: Any) -> None:
         case say.Linked():
             _linked(run, name, message)
         case say.TornRound():
-            _torn(run, message)
+            _torn(run, name, message)
         case say.Settled():
             _settled(run, name, message)
         case say.Report():
@@ -89,6 +94,10 @@ def _ready(run: Run, name: str, ready: say.Ready) -> None:
     run.event("agent", member=name, state="ready", cores=member.hello.cores)
     if run.probing:
         run.tell(name, run.probe())
+
+
+def _solo_per_s(run: Run, name: str) -> float:
+    return (run.solo[name].per_s if name in run.solo else None) or 0.0
 
 
 def _turn_away(run: Run, name: str) -> None:
@@ -163,7 +172,9 @@ def _linked(run: Run, name: str, linked: say.Linked) -> None:
     run.linked.add(name)
 
 
-def _torn(run: Run, torn: say.TornRound) -> None:
+def _torn(run: Run, name: str, torn: say.TornRound) -> None:
+    if name in run.members and run.members[name].outdated:
+        return
     # A term named at a boundary is not yet begun while rounds of the one before are under way.
     if torn.term >= run.mended and not run.torn and run.torn_at_s is None:
         run.torn_at_s = run.now_s
@@ -175,6 +186,7 @@ def _settled(run: Run, name: str, settled: say.Settled) -> None:
     run.settled[name] = settled
     if name == say.HUB:
         return
+    run.members[name].outdated = False
     run.healthy.add(name)
     if settled.healed:
         returned = name in run.missed
@@ -185,12 +197,54 @@ def _settled(run: Run, name: str, settled: say.Settled) -> None:
 
 
 def _report(run: Run, name: str, report: say.Report) -> None:
+    if name in run.members and run.members[name].outdated:
+        return  # others have learned since what it was to learn
     for number in range(report.first_round, report.last_round + 1):
         run.ledger.commit(number, report.cohort)
     log_final(run)  # first: what is measured here is of the epoch under way
     _measure(run, name, report)
+    if report.digest is not None and report.term == run.term.number:
+        _compare(run, name, report.last_round, report.digest)
     if name == (say.HUB if run.term.apart else run.term.members[0]):
         run.gauge.commit(run.now_s, run.ledger.num_samples, run.ledger.committed)
+
+
+def _compare(run: Run, name: str, number: int, digest: int) -> None:
+    """Members that no longer hold the same meet anew: most of them are right, the others heal."""
+    told = run.digests.setdefault(number, {})
+    told[name] = digest
+    if len(set(told.values())) > 1 and not run.torn:
+        run.event("disagreement", round=number, digests=told)
+        run.torn, run.why_torn = True, f"members differed after round {number}"
+    for old in [n for n in run.digests if n < number]:
+        del run.digests[old]
+
+
+def _back(run: Run, name: str, back: say.Back) -> None:
+    """An agent that this coordinator does not know, or has given up, is here again."""
+    layout = Layout(back.ready.names, back.ready.shapes)
+    if run.layout is None and run.reuniting:
+        run.layout = layout
+    if (run.layout, run.ledger.num_train) != (layout, back.ready.num_train):
+        run.members[name] = Member(back.hello, Pulse(run.now_s))
+        _turn_away(run, name)
+        return
+    member = Member(back.hello, Pulse(run.now_s), back.ready, run.beliefs.get(name))
+    member.state = "measured" if member.device else "ready"
+    member.round, member.solo_per_s = back.round, _solo_per_s(run, name)
+    run.members[name] = member
+    run.known.add(name)
+    run.event("agent", member=name, state="returned", pid=back.hello.pid)
+    if member.device is None and run.probing:
+        run.tell(name, run.probe())
+    if not run.reuniting:
+        run.missed.add(name)
+        member.outdated = True
+        run.tell(name, run.term.model_copy(update={"at_once": True}))  # which it is not in
+        return
+    for report in back.reports:
+        for number in range(report.first_round, report.last_round + 1):
+            run.ledger.commit(number, report.cohort)
 
 
 def _declined(run: Run, name: str, declined: say.Declined) -> None:

@@ -6,10 +6,11 @@ settles on it: the only member that committed it may die before the others have.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from coterie.leases import Lease, Span, count, cut_block, merge, take
+from coterie.leases import Lease, Span, count, cut_block, merge, take, without
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,23 @@ class Round:
     def num_steps(self) -> int:
         """Optimizer steps of the member that walks longest."""
         return max((lease.num_steps for lease in self.leases.values()), default=0)
+
+
+_COUNTS = ("num_train", "committed", "next_round", "num_steps", "num_samples", "num_epochs")
+
+
+def _entry(number: int, issued: Round) -> dict[str, Any]:
+    leases = {m: {"spans": k.spans, "batch": k.batch} for m, k in issued.leases.items()}
+    return {"round": number, "data_epoch": issued.data_epoch, "leases": leases}
+
+
+def _round(entry: Mapping[str, Any]) -> tuple[int, Round]:
+    leases = {m: Lease(_spans(k["spans"]), k["batch"]) for m, k in entry["leases"].items()}
+    return entry["round"], Round(entry["data_epoch"], leases)
+
+
+def _spans(spans: Sequence[Sequence[int]]) -> tuple[Span, ...]:
+    return tuple((start, stop) for start, stop in spans)
 
 
 @dataclass
@@ -144,6 +162,55 @@ class Ledger:
     def close(self) -> None:
         """The run stands still: every committed round is final."""
         self._finalise(before=self.next_round)
+
+    # -- on record --------------------------------------------------------------------------------
+
+    def books(self) -> dict[str, Any]:
+        """All that is known, as an event can hold it.
+
+        >>> ledger = Ledger(num_train=4, committed=2)
+        >>> Ledger.of(ledger.books()) == ledger
+        True
+        """
+        return {
+            **{name: getattr(self, name) for name in _COUNTS},
+            "free": {str(epoch): spans for epoch, spans in self.free.items()},
+            "issued": [_entry(n, r) for n, r in self.issued.items()],
+            "provisional": [_entry(n, r) for n, r in self.provisional.items()],
+        }
+
+    @classmethod
+    def of(cls, books: Mapping[str, Any]) -> Ledger:
+        """The ledger that `books` were written of."""
+        return cls(
+            **{name: books[name] for name in _COUNTS},
+            free={int(epoch): _spans(spans) for epoch, spans in books["free"].items()},
+            issued=dict(map(_round, books["issued"])),
+            provisional=dict(map(_round, books["provisional"])),
+        )
+
+    def replay(self, event: Mapping[str, Any]) -> None:
+        """Take in an event that was written after the books: a block, a final round, an epoch."""
+        match event["kind"]:
+            case "block":
+                self._replay_block(event)
+            case "committed":
+                number = event["last_round"]
+                if number in self.issued:
+                    self.commit(number, event["leases"])
+                self.provisional.pop(number, None)
+            case "epoch":
+                self.free.pop(event["data_epoch"], None)
+                self.num_epochs += 1
+
+    def _replay_block(self, event: Mapping[str, Any]) -> None:
+        epoch, spans = event["data_epoch"], _spans(event["spans"])
+        free = self.free.get(epoch, ((0, self.num_train),))
+        self.free[epoch] = without(free, spans)
+        rounds = cut_block(spans, event["shares"], event["every"], event["batch"])
+        for number, leases in enumerate(rounds, start=event["first_round"]):
+            self.issued[number] = Round(epoch, leases)
+        self.next_round = event["first_round"] + len(rounds)
 
     def drain(self) -> tuple[list[tuple[int, Round]], list[int]]:
         """Rounds and epochs that became final since this was last asked."""

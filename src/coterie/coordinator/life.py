@@ -19,15 +19,17 @@ from coterie.errors import JoinError, StrategyError, TrainingError
 from coterie.transport import messages as say
 
 WINDOWS_AT = (0.0, 0.2, 0.6, 0.8)  # fractions of the run at which comparison arms are run
+REUNITE_S = 5.0  # for members to come back to a coordinator that was restarted
 LEAVE_S = 3.0  # for everybody to say goodbye
 
 
 def life(run: Run) -> Wait:
     """Gather, measure, decide, train, finish."""
-    for stage in (gather, perceive, found, link_up, plan):
+    stages = (reunite,) if run.reuniting else (gather, perceive, found, link_up, plan)
+    for stage in stages:
         if not run.stopping:
             yield from stage(run)
-    windows = list(WINDOWS_AT) if run.job.baselines else []
+    windows = [at for at in WINDOWS_AT if at >= run.fraction()] if run.job.baselines else []
     concluded = False
     while not concluded:
         yield from learn(run, windows)
@@ -111,8 +113,32 @@ def plan(run: Run) -> Wait:
             f"{len(run.members)}; lower the quorum, or start more agents"
         )
     run.began_s = run.saved_s = run.scored_s = run.reconsidered_s = run.now_s
+    run.event("books", **run.ledger.books())
     choose(run, "first plan")
     yield from keep_membership(run)
+
+
+def reunite(run: Run) -> Wait:
+    """After the death of a coordinator: members come back, tell where they stand, and meet anew."""
+    run.began_s = run.now_s - run.elapsed_before_s
+    run.saved_s = run.scored_s = run.reconsidered_s = run.now_s
+    run.scored_epoch = run.ledger.num_epochs
+    awaited, deadline_s = set(run.term.members), run.now_s + REUNITE_S
+
+    def all_here() -> bool:
+        return run.members.keys() >= awaited and (run.hub is not None or not run.by_star)
+
+    yield lambda: all_here() or run.now_s > deadline_s or bool(run.stopping)
+    run.reuniting = False
+    run.healthy = run.members.keys() & awaited
+    newest = max((run.members[name].round for name in run.healthy), default=-1)
+    if newest < run.ledger.committed:
+        raise TrainingError(
+            f"expected a member back that holds round {run.ledger.committed}, found "
+            f"{', '.join(sorted(run.healthy)) or 'none'} within {REUNITE_S:g} s; "
+            "resume from a checkpoint"
+        )
+    run.torn, run.why_torn = True, "the coordinator came back"
 
 
 def go_on(run: Run) -> Wait:

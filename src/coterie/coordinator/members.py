@@ -9,36 +9,47 @@ from typing import Literal
 from coterie.transport.messages import Hello, Ready
 from coterie.world import Device
 
-FLOOR_S = 5.0  # no silence shorter than this counts as death
+BEAT_S = 0.5  # an agent says no less often that it lives
+MISSED = 3  # beats in a row, at least, before a member is suspected
 NUM_DEVIATIONS = 8.0
+EVICT_S = 60.0  # of silence, before a member that is only suspected is given up
 
 
 @dataclass
 class Pulse:
-    """The rhythm of a member's words; a silence far outside of it is a death.
+    """The rhythm of a member's words; a silence far outside of it is suspicious.
 
-    Chen, Toueg and Aguilera 2002: a deadline from the mean and deviation of past intervals.
+    Chen, Toueg and Aguilera 2002: a deadline from the mean and deviation of past intervals. Between
+    words that come faster than beats nothing is learned: others may follow them at the beats' pace.
     """
 
     heard_s: float
-    mean_s: float = 0.5
+    mean_s: float = BEAT_S
     variance_s2: float = 0.0
 
     def beat(self, now_s: float) -> None:
         """Note a word."""
-        gap_s = now_s - self.heard_s
+        gap_s = max(BEAT_S, now_s - self.heard_s)
         self.heard_s = now_s
         self.variance_s2 += 0.1 * ((gap_s - self.mean_s) ** 2 - self.variance_s2)
         self.mean_s += 0.1 * (gap_s - self.mean_s)
 
-    def deadline_s(self) -> float:
-        """When silence becomes death, if nothing is heard before.
+    def suspect_s(self) -> float:
+        """When silence becomes suspicious, if nothing is heard before.
 
-        >>> Pulse(heard_s=100.0).deadline_s()
-        105.0
+        >>> Pulse(heard_s=100.0).suspect_s()
+        101.5
         """
         patience_s = self.mean_s + NUM_DEVIATIONS * math.sqrt(self.variance_s2)
-        return self.heard_s + max(FLOOR_S, patience_s)
+        return self.heard_s + min(EVICT_S, max(MISSED * BEAT_S, patience_s))
+
+    def evict_s(self) -> float:
+        """When silence becomes death.
+
+        >>> Pulse(heard_s=100.0).evict_s()
+        160.0
+        """
+        return self.heard_s + EVICT_S
 
 
 @dataclass
@@ -50,4 +61,7 @@ class Member:
     ready: Ready | None = None
     device: Device | None = None
     solo_per_s: float = 0.0  # as last measured running freely on the whole batch
+    computing_s: float = 0.0  # on one thing, as it said last
+    round: int = 0  # the last one it committed, as it said when it came back
+    outdated: bool = False  # it was suspected: what it tells of rounds is void until it has settled
     state: Literal["joined", "ready", "measured"] = "joined"

@@ -35,7 +35,7 @@ def choose(run: Run, cause: str) -> None:
             "optimizer evaluates the loss itself, and cannot step on a gradient agreed on"
         )
     assert run.layout is not None
-    number = len(run.decisions) + 1
+    number = run.decisions[-1].number + 1 if run.decisions else 1
     best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
     decision = steady(best, run.layout, run.strategy)
     close_decision(run)

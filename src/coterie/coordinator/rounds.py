@@ -12,6 +12,8 @@ from coterie.transport import messages as say
 Wait = Generator[Callable[[], bool], None, None]
 
 BLOCK_S = 0.5  # a block of rounds lasts about so long
+DIGEST_S = 2.0  # between two looks at whether members still hold the same
+ON_RECORD = ("term", "first_round", "data_epoch", "spans", "shares", "every", "batch")
 ROUNDS_AHEAD = 2  # of a member that waits for nobody
 
 
@@ -31,20 +33,30 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
     last_epoch, batch = run.job.until.get("epochs", float("inf")), steps_on(run)
     grant = run.ledger.grant(shares, every, num_rounds, last_epoch, batch)
     if grant is not None:
-        run.tell_term(
-            say.Block(
-                term=run.term.number,
-                first_round=grant.first_round,
-                data_epoch=grant.data_epoch,
-                spans=grant.spans,
-                shares=dict(shares),
-                every=every,
-                strategy=repr(run.strategy),
-                batch=batch,
-                epoch_loss=run.epoch_loss,
-            )
+        block = say.Block(
+            term=run.term.number,
+            first_round=grant.first_round,
+            data_epoch=grant.data_epoch,
+            spans=grant.spans,
+            shares=dict(shares),
+            every=every,
+            strategy=repr(run.strategy),
+            batch=batch,
+            epoch_loss=run.epoch_loss,
+            digest=_digest_due(run),
         )
+        # On record before anybody hears it: a coordinator that comes after this one knows it too.
+        run.event("block", **block.model_dump(include=set(ON_RECORD)))
+        run.tell_term(block)
     return first
+
+
+def _digest_due(run: Run) -> bool:
+    """Whether members are asked once more whether they still hold the same."""
+    if run.apart or run.now_s < run.checked_s + DIGEST_S:
+        return False
+    run.checked_s = run.now_s
+    return True
 
 
 def steps_on(run: Run) -> int | None:

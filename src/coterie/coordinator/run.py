@@ -70,6 +70,8 @@ class Run:
 
     def _know_members(self) -> None:
         self.members: dict[str, Member] = {}
+        self.suspects: dict[str, Member] = {}  # alive perhaps, but not heard or not getting on
+        self.evicted: list[str] = []  # given up for their silence, for the driver to end
         self.known: set[str] = set()  # every name that was ever here
         self.beliefs: dict[str, Device] = {}  # of machines that left, should they return
         self.missed: set[str] = set()  # lost, and not yet back at work
@@ -80,6 +82,9 @@ class Run:
         self.torn = False  # a member of the term is gone, or its meeting broke off
         self.mended = 0  # the newest term that was named at once: what tore before it is settled
         self.torn_at_s: float | None = None
+        self.why_torn = ""  # where nobody was lost
+        self.digests: dict[int, dict[str, int]] = {}  # by round: where members say they stand
+        self.checked_s = 0.0  # when they were asked last
         self.layout: Layout | None = None
         self.hub: say.Hello | None = None  # the server of the star road, once it is here
         self.links: dict[frozenset[str], Link] = {}
@@ -87,6 +92,8 @@ class Run:
 
     def _know_progress(self) -> None:
         self.now_s = self.started_s = self.began_s = 0.0
+        self.elapsed_before_s = 0.0  # under the coordinator before this one
+        self.reuniting = False  # its members are still coming back
         self.ledger = Ledger(num_train=0)
         self.gauge = Gauge()
         self.solo: dict[str, Flow] = {}  # by member: free steps on the whole batch
@@ -107,7 +114,7 @@ class Run:
         self.loss_sum, self.num_losses = 0.0, 0  # of the epoch under way
         self.epoch_loss: float | None = None  # of the newest epoch that was learned whole
         self.pauses: list[dict[str, float]] = []  # by survivor, of each loss
-        self.num_kills = self.num_rejoined = 0
+        self.num_kills = self.num_suspected = self.num_rejoined = 0
 
     # -- what it knows ----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
         raise TrainingError("expected a member that holds the trained model, found that all died")
     run.torn, run.torn_at_s = False, None
     run.settled.clear()
+    run.digests.clear()
     run.healthy.intersection_update(living)  # whoever is left out falls behind
     run.term = say.Term(
         number=run.term.number + 1,
@@ -72,11 +73,17 @@ def regroup(run: Run) -> Wait:
     else:
         stand = next(s for name, s in run.settled.items() if name != say.HUB)
         run.ledger.settle(stand.round, stand.stands, run.term.members)
+    run.event("books", **run.ledger.books())
     yield from link_up(run)
-    lost = sorted(before - run.members.keys())
-    was = "was" if len(lost) == 1 else "were"
-    choose(run, f"{' and '.join(lost)} {was} lost" if lost else "a meeting broke off")
+    choose(run, _why(run, before - run.members.keys()))
     yield from keep_membership(run)
+
+
+def _why(run: Run, lost: set[str]) -> str:
+    """What a group was formed anew for."""
+    why, run.why_torn = run.why_torn, ""
+    was = "was" if len(lost) == 1 else "were"
+    return why or (f"{' and '.join(sorted(lost))} {was} lost" if lost else "a meeting broke off")
 
 
 def newcomers(run: Run) -> list[str]:

@@ -9,18 +9,25 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.agents import checkpoint
 from coterie.config import Job, dump_job, parse_job
-from coterie.engines.processes import DONE, FAILED, INTERRUPTED, REFUSED, member_names
+from coterie.engines.processes import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MAX_RESTARTS,
+    REFUSED,
+    member_names,
+)
 from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.machine import gpus
 from coterie.sync.reading import parse
-from coterie.watch.events import follow
+from coterie.watch.events import follow, read
 
 if TYPE_CHECKING:
     from coterie.agents.learner import Setup
@@ -108,49 +115,80 @@ def _folder(job: Job, runs: Path, resume: Path | None) -> Path:
 
 
 def _follow(run: Path, resume: Path | None, show: Show) -> Result:
+    """Follow a run to its end; a coordinator that is killed is started anew, in its place."""
     events = run / "events.jsonl"
     num_known = events.read_bytes().count(b"\n") if events.exists() else 0
-    with _host(run, resume) as host:
-        summary: dict[str, Any] = {}
-        for event in follow(events, until=lambda: host.poll() is not None):
-            if event["seq"] < num_known:
-                continue
-            show(event)
-            if event["kind"] == "summary":
-                summary = event
-        complaint = host.communicate()[1].decode().strip()
-    if host.returncode == REFUSED:
+    began, summary, num_starts = num_known, dict[str, Any](), 1
+    host = _Host(run, resume)
+    with _on_interrupt(host.interrupt), closing(host):
+        while True:
+            for event in follow(events, until=lambda: host.popen.poll() is not None):
+                if event["seq"] < num_known:
+                    continue
+                num_known = event["seq"] + 1
+                show(event)
+                if event["kind"] == "summary":
+                    summary = event
+            complaint = host.popen.communicate()[1].decode().strip()
+            if not host.was_killed or num_starts > MAX_RESTARTS or not _has_begun(events, began):
+                break
+            num_starts += 1
+            host.start_again()
+    code = host.popen.returncode
+    if code == REFUSED:
         raise _Refused(complaint)
-    if host.returncode == INTERRUPTED or summary:
-        figures = {**summary, "error": complaint} if host.returncode == FAILED else summary
-        return Result(run, host.returncode, figures)
-    found = complaint.rpartition("\n")[2] or f"it ended with code {host.returncode}"
+    if code == INTERRUPTED or summary:
+        figures = {**summary, "error": complaint} if code == FAILED else summary
+        return Result(run, code, figures)
+    found = complaint.rpartition("\n")[2] or f"it ended with code {code}"
     raise TrainingError(
         f"expected the coordinator of {run} to see the run through, found: {found}; "
         f"go on from its last checkpoint with --resume-from {run}"
     )
 
 
-@contextmanager
-def _host(run: Path, resume: Path | None) -> Iterator[subprocess.Popen[bytes]]:
+def _has_begun(events: Path, first: int) -> bool:
+    """Whether anything was decided: before, there is nothing that members could hold."""
+    told = read(events)[first:] if events.exists() else []
+    return any(event["kind"] == "decision" for event in told)
+
+
+class _Host:
     """The coordinating process; the first Ctrl-C asks it to stop, the second ends it at once."""
-    command = [sys.executable, "-m", "coterie.engines.local", str(run)]
-    command += [str(resume)] if resume is not None else []
-    host = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
 
-    def interrupt(*_: object) -> None:
-        host.send_signal(next(signals, signal.SIGKILL))
+    def __init__(self, run: Path, resume: Path | None) -> None:
+        self._run, self._resume = run, resume
+        self._signals = iter((signal.SIGTERM, signal.SIGINT))
+        self._asked = False  # to end
+        self.popen = self._start(again=False)
 
-    signals = iter((signal.SIGTERM, signal.SIGINT))
-    try:
-        with _on_interrupt(interrupt):
-            yield host
-    finally:
-        if host.poll() is None:
-            host.kill()
-            host.wait()
+    def _start(self, again: bool) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "coterie.engines.local", str(self._run)]
+        command += ["" if again or self._resume is None else str(self._resume)]
+        command += ["again"] if again else []
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+
+    def start_again(self) -> None:
+        """Start one in the place of one that was killed."""
+        self.popen = self._start(again=True)
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it ended by a signal that was not ours."""
+        return self.popen.poll() is not None and self.popen.returncode < 0 and not self._asked
+
+    def interrupt(self, *_: object) -> None:
+        """Ask it to end, more urgently each time."""
+        self._asked = True
+        self.popen.send_signal(next(self._signals, signal.SIGKILL))
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        if self.popen.poll() is None:
+            self.popen.kill()
+            self.popen.wait()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,35 +30,40 @@ from coterie.engines.processes import (
     REFUSED,
     LocalAgents,
     Server,
+    ended,
 )
 from coterie.errors import CheckpointError, CoterieError
 from coterie.machine import cores, die_with_parent, memory_available_bytes
 from coterie.transport.control import ControlServer
-from coterie.transport.messages import HUB, Beat, Hello, Stop
-from coterie.transport.secure import Keys
+from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
+from coterie.transport.secure import JoinKey, Keys
 from coterie.watch.events import EventLog, audit, read
+from coterie.watch.words import Event
 
 TICK_S = 0.1
 BEAT_S = 2.0
+ASK_S = 1.0  # between two times that a stranger is asked who it is
+KEY_FILES = ("join.key", "coordinator.key")
 
 
 class Host:
     """Drives a coordinator with real sockets, clocks, processes and files."""
 
-    def __init__(self, run: Path, resume: Checkpoint | None) -> None:
+    def __init__(self, run: Path, resume: Checkpoint | None, past: Sequence[Event] = ()) -> None:
         self.job = load_job(run / "job.yaml")
-        keys = Keys.make()
-        self._run = run
-        self._server = ControlServer(self.job.listen, keys)
-        keys.join.write(run / "join.key")
+        self._run, self._past = run, past
+        keys = _keys(run, anew=not past)
+        self._server = ControlServer(_endpoint(past) or self.job.listen, keys)
         self._log = EventLog(run / "events.jsonl")
-        self._agents = LocalAgents(self.job, run, self._server.endpoint)
+        beside = os.getppid()
+        self._agents = LocalAgents(self.job, run, self._server.endpoint, beside)
         num_agents = self.job.agents.num_known
         assert num_agents is not None
         goes_on = Resume(resume.files, resume.meta) if resume else None
-        self.coordinator = Coordinator(self.job, num_agents, goes_on)
+        self.coordinator = Coordinator(self.job, num_agents, goes_on, past)
         host = self._server.endpoint.rpartition(":")[0]
-        self._hub = Server(run, self._server.endpoint, f"{host}:0")
+        self._hub = Server(run, self._server.endpoint, f"{host}:0", beside)
+        self._asked_at_s: dict[bytes, float] = {}  # by identity: when it was asked who it is
         self._identities: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
         self._kill_at_s: float | None = None
@@ -71,23 +76,41 @@ class Host:
         """Run to the end; the exit code."""
         try:
             with _wakeups(self._signalled) as bell:
-                self._tell_run()
-                if self.coordinator.run.by_star:
-                    self._hub.start()
-                self._agents.start()
-                self.coordinator.start(time.time())
+                if self._past:
+                    self._take_over()
+                else:
+                    self._begin()
+                self.coordinator.start(time.monotonic())
                 while not self.coordinator.run.done:
                     self._server.wait(TICK_S, bell)
                     _empty(bell)
                     self._hear()
                     self._reap()
-                    self.coordinator.tick(time.time())
+                    self.coordinator.tick(time.monotonic())
                     self._drill()
                     self._beat()
                     self._flush()
             return self._end()
         finally:
             self._close()
+
+    def _begin(self) -> None:
+        self._tell_run()
+        if self.coordinator.run.by_star:
+            self._hub.start()
+        self._agents.start()
+
+    def _take_over(self) -> None:
+        """Go on in the place of a coordinator that died: what it started still runs."""
+        self._log.write("coordinator", state="returned", pid=os.getpid())
+        pids = {e["member"]: e["pid"] for e in self._past if e["kind"] == "agent" and "pid" in e}
+        self._agents.adopt(pids)
+        if self.coordinator.run.by_star:
+            told = [e["pid"] for e in self._past if e["kind"] == "server"]
+            self._hub.adopt(told[-1] if told else 0)
+        self._told_task = True
+        if any(event["kind"] == "fault" for event in self._past):
+            self._kill_at_s = float("inf")  # it was rehearsed already
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:
@@ -101,7 +124,8 @@ class Host:
         self._hub.close()
         self._server.close()
         self._log.close()
-        (self._run / "join.key").unlink(missing_ok=True)
+        for name in KEY_FILES:
+            (self._run / name).unlink(missing_ok=True)
 
     def _hear(self) -> None:
         while (received := self._server.receive()) is not None:
@@ -111,10 +135,21 @@ class Host:
                 continue
             if isinstance(message, Hello):
                 self._greet(identity, message)
+            elif isinstance(message, Back):
+                self._greet(identity, message.hello)
             name = self._names.get(identity)
             if name is not None:
-                self.coordinator.receive(name, message, time.time())
+                self.coordinator.receive(name, message, time.monotonic())
                 self._flush()
+            elif not isinstance(message, Hello | Back | Bye):
+                self._ask(identity)
+
+    def _ask(self, identity: bytes) -> None:
+        """Ask whoever speaks and is not known who it is, once in a while."""
+        now_s = time.monotonic()
+        if now_s >= self._asked_at_s.get(identity, 0.0) + ASK_S:
+            self._asked_at_s[identity] = now_s
+            self._server.send(identity, Who())
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
         if hello.name in self.coordinator.run.members:
@@ -122,26 +157,27 @@ class Host:
             reason = f"an agent {hello.name} is here already; choose another --name"
             self._server.send(identity, Stop(reason=reason, at_once=True))
             return
+        if hello.name == HUB:
+            self._log.write("server", pid=hello.pid)
         self._identities[hello.name] = identity
         self._names = {i: n for n, i in self._identities.items()}
 
     def _reap(self) -> None:
-        if (ended := self._hub.gone()) is not None:
-            self.coordinator.lost(HUB, f"it exited with code {ended}; see {HUB}.log", time.time())
+        if (code := self._hub.gone()) is not None:
+            self.coordinator.lost(HUB, f"{ended(code)}; see {HUB}.log", time.monotonic())
         drill = self.job.drill
         after_s = drill.restart_after_s if drill else 1.0
-        for name, code in self._agents.reap(time.time(), after_s):
-            reason = f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
-            reason += self._agents.last_words(name) if code > 0 else ""
+        for name, code in self._agents.reap(time.monotonic(), after_s):
+            reason = ended(code) + (self._agents.last_words(name) if code > 0 else "")
             if self.coordinator.run.plan is None and self._agents.processes[name].num_starts > 1:
                 self.coordinator.run.fail(
                     f"{name} {reason} while starting; see {self._run / name}.log"
                 )
-            self.coordinator.lost(name, reason, time.time())
+            self.coordinator.lost(name, reason, time.monotonic())
 
     def _drill(self) -> None:
         """The rehearsed failure of a demo: at a random moment after its fraction of the run."""
-        drill, now_s = self.job.drill, time.time()
+        drill, now_s = self.job.drill, time.monotonic()
         if drill is None or self.coordinator.run.plan is None:
             return
         if self._kill_at_s is None and self.coordinator.run.fraction() >= drill.at:
@@ -153,8 +189,8 @@ class Host:
 
     def _beat(self) -> None:
         """Agents that hear nothing for long take the coordinator for dead."""
-        if time.time() >= self._beat_at_s:
-            self._beat_at_s = time.time() + BEAT_S
+        if time.monotonic() >= self._beat_at_s:
+            self._beat_at_s = time.monotonic() + BEAT_S
             for identity in self._identities.values():
                 self._server.send(identity, Beat())
 
@@ -169,11 +205,18 @@ class Host:
             self._log.write(kind, **fields)
             if kind == "agent" and fields["state"] == "ready":
                 self._agents.settle(fields["member"])
+        if c.plan and not c.missed and not c.leaving:
+            self._agents.keep_spares()
         for name, message in c.outbox:
             if name in self._identities:
                 self._server.send(self._identities[name], message)
         for point in c.checkpoints:
             self._save(point.step, dict(point.files), dict(point.meta))
+        for name in c.evicted:  # should it be heard again, it is asked who it is
+            self._names = {i: n for i, n in self._names.items() if n != name}
+            self._identities.pop(name, None)
+            self._agents.kill(name)
+        c.evicted.clear()
         c.log.clear()
         c.outbox.clear()
         c.checkpoints.clear()
@@ -209,7 +252,7 @@ class Host:
             return
         self._unsaved = ""
         num_bytes, seconds = sum(map(len, files.values())), time.perf_counter() - began_s
-        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds}
+        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds, "round": meta["round"]}
         self._log.write("checkpoint", path=str(path), **told)
 
     def _end(self) -> int:
@@ -263,13 +306,30 @@ def _empty(bell: socket.socket) -> None:
         return
 
 
-def main(run: str, resume: str = "") -> int:
-    """The coordinating process of one run."""
+def _keys(run: Path, anew: bool) -> Keys:
+    """The keys of the run: of the coordinator before, or fresh ones."""
+    join, own = (run / name for name in KEY_FILES)
+    if not anew:
+        return Keys.read(own, JoinKey.read(join))
+    keys = Keys.make()
+    keys.join.write(join)
+    keys.write(own)
+    return keys
+
+
+def _endpoint(past: Sequence[Event]) -> str:
+    """Where the coordinator before listened."""
+    told = [event["endpoint"] for event in past if event["kind"] == "run"]
+    return str(told[-1]) if told else ""
+
+
+def main(run: str, resume: str = "", again: str = "") -> int:
+    """The coordinating process of one run; `again` if another one died in it."""
     die_with_parent(signal.SIGTERM)  # and save the state first
     host = None
     try:
         start = checkpoint.load(Path(resume)) if resume else None
-        host = Host(Path(run), start)
+        host = Host(Path(run), start, read(Path(run) / "events.jsonl") if again else ())
         return host.serve()
     except CoterieError as error:
         print(error, file=sys.stderr)

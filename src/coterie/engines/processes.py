@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from coterie.config import Job
 from coterie.engines.throttle import DutyCycle, Throttle, choose
-from coterie.machine import cores
+from coterie.machine import cores, is_alive
 from coterie.transport.messages import HUB
 
 MAX_RESTARTS = 3
@@ -19,6 +24,10 @@ THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the re
 # torch asks for the name of each address that it connects to; a slow answer would hold up a term.
 QUICK_NAMES = {"RES_OPTIONS": "timeout:1 attempts:1"}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+UNSEEN = 256  # no process ends with it: of one that nobody could wait for
+NOBODY = 0  # a number that no process has
+WAIT_S = 0.01
+LAST = 19  # the priority of a spare until it is needed
 
 
 def member_names(job: Job) -> list[str]:
@@ -28,12 +37,48 @@ def member_names(job: Job) -> list[str]:
     return [f"agent-{i}" for i in range(num)]
 
 
+class Adopted:
+    """A process that somebody else started: it can be watched and killed, but not waited for."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """None while it runs, then `UNSEEN`: what it ended with is not to be known."""
+        return None if is_alive(self.pid) else UNSEEN
+
+    def kill(self) -> None:
+        """Kill -9."""
+        if is_alive(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Until it is gone."""
+        while self.poll() is None:
+            time.sleep(WAIT_S)
+
+
+Started = subprocess.Popen[bytes] | Adopted
+
+
+def ended(code: int) -> str:
+    """How a process ended, in words.
+
+    >>> ended(-9), ended(1), ended(UNSEEN)
+    ('killed by signal 9', 'ended with code 1', 'gone')
+    """
+    if code == UNSEEN:
+        return "gone"
+    return f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
 @dataclass
 class Process:
     """One agent's process, and how often it was started."""
 
     name: str
-    popen: subprocess.Popen[bytes]
+    popen: Started
     throttle: Throttle | None
     num_starts: int = 1
     restart_at_s: float | None = None
@@ -41,20 +86,36 @@ class Process:
 
 @dataclass
 class LocalAgents:
-    """Starts, throttles, kills and restarts agents on this machine."""
+    """Starts, throttles, kills and restarts agents on this machine, or hands a spare their name.
+
+    They outlive the coordinator, and end when `beside`, the command that was given, is gone.
+    """
 
     job: Job
     run: Path
     endpoint: str
+    beside: int
     processes: dict[str, Process] = field(default_factory=dict)
+    spares: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> None:
         """Start every local agent."""
+        for name, throttle in self._throttles().items():
+            self.processes[name] = Process(name, self._spawn(name, throttle), throttle)
+
+    def adopt(self, pids: Mapping[str, int]) -> None:
+        """Take over the agents that a coordinator before this one started."""
+        mine = str(self.run / "join.key")
+        for name, throttle in self._throttles().items():
+            pid = pids.get(name, 0)
+            known = is_alive(pid) and mine in psutil.Process(pid).cmdline()
+            self.processes[name] = Process(name, Adopted(pid if known else NOBODY), throttle)
+            if known:
+                self.settle(name)
+
+    def _throttles(self) -> dict[str, Throttle | None]:
         names = member_names(self.job)
-        throttles = choose(dict(zip(names, self._cores(len(names)), strict=True)))
-        for name in names:
-            spawned = self._spawn(name, throttles[name])
-            self.processes[name] = Process(name, spawned, throttles[name])
+        return choose(dict(zip(names, self._cores(len(names)), strict=True)))
 
     def _cores(self, num: int) -> list[float | None]:
         speeds = self.job.agents.speeds
@@ -70,15 +131,26 @@ class LocalAgents:
 
     def _spawn(self, name: str, throttle: Throttle | None) -> subprocess.Popen[bytes]:
         duty = throttle.duty if throttle else DutyCycle(1.0)
+        words = ["--name", name, "--duty", str(duty.fraction)]
+        return self._begin(name, words, subprocess.DEVNULL)
+
+    def _begin(self, log_name: str, words: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "coterie.cli", "join", self.endpoint]
-        command += ["--key", str(self.run / "join.key"), "--name", name, "--with-parent"]
-        command += ["--root", self.job.root]
-        command += ["--duty", str(duty.fraction), "--threads", str(self._num_threads())]
-        with (self.run / f"{name}.log").open("ab") as log:
+        command += ["--key", str(self.run / "join.key"), "--beside", str(self.beside)]
+        command += ["--root", self.job.root, "--threads", str(self._num_threads()), *words]
+        with (self.run / f"{log_name}.log").open("ab") as log:
             env = {**os.environ, **QUICK_NAMES}
-            return subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            return subprocess.Popen(command, env=env, stdin=stdin, stdout=log, stderr=log)
+
+    def keep_spares(self) -> None:
+        """Have as many spares warm as the job asks for; they cost memory, and no time of others."""
+        self.spares = [spare for spare in self.spares if spare.poll() is None]
+        for _ in range(self.job.agents.spares - len(self.spares)):
+            words = ["--spare", str(self.run / "job.yaml")]
+            spare = self._begin("spare", words, subprocess.PIPE)
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, spare.pid, LAST)
+            self.spares.append(spare)
 
     def settle(self, name: str) -> None:
         """An agent has its imports done: from here on it goes at its own speed."""
@@ -88,7 +160,8 @@ class LocalAgents:
 
     def kill(self, name: str) -> None:
         """Kill -9, as a power cut would."""
-        self.processes[name].popen.kill()
+        if name in self.processes:
+            self.processes[name].popen.kill()
 
     def reap(self, now_s: float, restart_after_s: float) -> Iterator[tuple[str, int]]:
         """Agents that have ended since the last call, with their exit codes; due restarts."""
@@ -96,11 +169,23 @@ class LocalAgents:
             if process.restart_at_s is None and (code := process.popen.poll()) is not None:
                 process.restart_at_s = float("inf")
                 if code not in (DONE, REFUSED) and process.num_starts <= MAX_RESTARTS:
-                    process.restart_at_s = now_s + restart_after_s
+                    process.restart_at_s = now_s + (0.0 if self.spares else restart_after_s)
                 yield name, code
             elif process.restart_at_s is not None and now_s >= process.restart_at_s:
-                process.popen = self._spawn(name, process.throttle)
+                process.popen = self._take_over(name) or self._spawn(name, process.throttle)
                 process.num_starts, process.restart_at_s = process.num_starts + 1, None
+
+    def _take_over(self, name: str) -> subprocess.Popen[bytes] | None:
+        """Hand the name of one that died to a spare, if one is warm."""
+        while self.spares:
+            spare = self.spares.pop(0)
+            with suppress(OSError):  # it is gone itself
+                assert spare.stdin is not None
+                spare.stdin.write(f"{name}\n".encode())
+                spare.stdin.close()
+                os.setpriority(os.PRIO_PROCESS, spare.pid, 0)
+                return spare
+        return None
 
     def last_words(self, name: str) -> str:
         """The last line of an agent's log, after a colon."""
@@ -109,6 +194,9 @@ class LocalAgents:
 
     def close(self) -> None:
         """Leave no process and no control group behind."""
+        for spare in self.spares:
+            spare.kill()
+            spare.wait()
         for process in self.processes.values():
             process.popen.kill()
             process.popen.wait()
@@ -123,17 +211,22 @@ class Server:
     run: Path
     endpoint: str
     listen: str
-    popen: subprocess.Popen[bytes] | None = None
+    beside: int
+    popen: Started | None = None
 
     def start(self) -> None:
         """Start it; it tells by the control channel where it listens."""
         command = [sys.executable, "-m", "coterie.agents.serve", self.endpoint]
-        command += [str(self.run / "join.key"), self.listen]
+        command += [str(self.run / "join.key"), self.listen, str(self.beside)]
         with (self.run / f"{HUB}.log").open("ab") as log:
             env = {**os.environ, "OMP_NUM_THREADS": "1"}
             self.popen = subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+    def adopt(self, pid: int) -> None:
+        """Take over the one that a coordinator before this one started."""
+        self.popen = Adopted(pid)
 
     def gone(self) -> int | None:
         """Its exit code, once, if it has ended."""

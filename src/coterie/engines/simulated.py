@@ -71,6 +71,7 @@ class Simulation:
         self._agents: dict[str, Agent] = {}
         self._left: dict[str, Worker] = {}
         self._terms: dict[str, say.Term] = {}
+        self._hellos: dict[str, say.Hello] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._num_scheduled = 0
         self._now_s = 0.0
@@ -133,6 +134,7 @@ class Simulation:
             device="cpu",
             store=f"{name}:0",
         )
+        self._hellos[name] = hello
         self._tell(name, hello)
 
     def _kill(self, fault: Fault) -> None:
@@ -205,10 +207,10 @@ class Simulation:
         if agent.welcome is None or len(files) < agent.welcome.num_files:
             return
         if agent.device is None:
-            agent.main = Strand(Hub().live())
+            agent.main = Strand(Hub(self._hellos[name]).live())
             self._resume(name, agent.main, None)
             return
-        worker = Worker(name, Learner(self._setup))
+        worker = Worker(name, Learner(self._setup), hello=self._hellos[name])
         try:
             if files:
                 worker.resume(files)

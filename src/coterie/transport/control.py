@@ -31,9 +31,11 @@ from coterie.transport.messages import (
 from coterie.transport.secure import JoinKey, Keys
 
 BEAT_S = 0.5
+# A line on which nothing passes is hung up and dialled anew: TCP alone would wait for minutes.
+PING_MS, SILENT_MS, DIAL_MS, REDIAL_MS = 2000, 8000, 1000, 200
 LINGER_MS = 1000  # how long an end that closes goes on sending what is queued
 LEAVE = b""  # no message has an empty frame
-SILENCE_S = 20.0  # without a word from the coordinator an agent gives up
+HOLD_S = 120.0  # without a word from the coordinator, after which an agent gives up
 NUM_GREETINGS = 3  # broken off in a row before an agent takes its key for another run's
 
 
@@ -90,6 +92,8 @@ class ControlClient:
         self._outgoing = self._context.socket(zmq.PUSH)
         self._outgoing.bind("inproc://outgoing")
         self.given_up = ""  # why, if this end gave the coordinator up
+        self.computing_since_s: float | None = None  # on the monotonic clock, if the agent does
+        self.heard_s = time.monotonic()  # when the coordinator was heard last
         self._num_broken_off = 0  # handshakes, in a row
         self._thread = threading.Thread(
             target=self._serve, args=(endpoint, key, identity), daemon=True
@@ -112,6 +116,8 @@ class ControlClient:
         dealer.curve_serverkey = key.server_public
         dealer.curve_publickey, dealer.curve_secretkey = key.agent_public, key.agent_secret
         dealer.linger = LINGER_MS
+        dealer.heartbeat_ivl, dealer.heartbeat_timeout = PING_MS, SILENT_MS
+        dealer.connect_timeout, dealer.reconnect_ivl = DIAL_MS, REDIAL_MS
         monitor = dealer.get_monitor_socket(_REFUSED | _BROKEN_OFF | _LET_IN)
         dealer.connect(f"tcp://{endpoint}")
         outgoing = self._context.socket(zmq.PULL)
@@ -119,7 +125,7 @@ class ControlClient:
         poller = zmq.Poller()
         for source in (dealer, outgoing, monitor):
             poller.register(source, zmq.POLLIN)
-        beat_at = heard_at = time.monotonic()
+        beat_at = self.heard_s = time.monotonic()
         while True:
             ready = dict(poller.poll(max(1, int(1000 * (beat_at - time.monotonic())))))
             if monitor in ready:
@@ -130,15 +136,19 @@ class ControlClient:
                     break
                 _send(dealer, frames)
             if dealer in ready:
-                heard_at = time.monotonic()
+                self.heard_s = time.monotonic()
                 self._take(dealer.recv_multipart())
             if time.monotonic() >= beat_at:
                 beat_at = time.monotonic() + BEAT_S
-                _send(dealer, encode(Beat()))
-            if time.monotonic() - heard_at > SILENCE_S:
-                heard_at = time.monotonic()
-                self._give_up(f"no word from the coordinator at {endpoint} for {SILENCE_S:.0f} s")
+                _send(dealer, encode(Beat(computing_s=self._computing_s())))
+            if time.monotonic() - self.heard_s > HOLD_S:
+                self.heard_s = time.monotonic()
+                self._give_up(f"no word from the coordinator at {endpoint} for {HOLD_S:.0f} s")
         dealer.close()  # it lingers until what it holds is sent
+
+    def _computing_s(self) -> float:
+        since_s = self.computing_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def _greeted(self, event: int) -> None:
         """How a handshake ended: a coordinator hangs up on whoever has another one's key."""
@@ -180,6 +190,7 @@ class ControlServer:
         self._socket.curve_secretkey = keys.server_secret
         self._socket.router_handover = True
         self._socket.linger = LINGER_MS
+        self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = PING_MS, SILENT_MS
         free = listen.endswith(":0")  # any port that is free
         try:
             self._socket.bind(f"tcp://{listen.removesuffix(':0')}:*" if free else f"tcp://{listen}")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from coterie.errors import CoterieError
 from coterie.leases import Lease, Span, cut_block
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 16  # a slow link carries it between two beats
 HUB = "hub"  # the name of the star road's server
 
 
@@ -58,9 +58,10 @@ class Refused(Wire):
 
 
 class Beat(Wire):
-    """Still alive; said by both sides."""
+    """Still alive; said by both sides. An agent says how long it has computed on one thing."""
 
     kind: Literal["beat"] = "beat"
+    computing_s: float = 0.0
 
 
 class Probed(Wire):
@@ -115,6 +116,21 @@ class Report(Wire):
     compute_s: float
     exchange_s: float
     gap_s: float = 0.0  # between the commits before and after a new term, if one fell in between
+    digest: int | None = None  # of what members agree on after the last round, where asked for
+
+
+class Back(Wire):
+    """I was here before: who I am, what I have built, where I stand and what I told of late.
+
+    Said to a coordinator that does not know this agent, or has forgotten it.
+    """
+
+    kind: Literal["back"] = "back"
+    hello: Hello
+    ready: Ready
+    term: int
+    round: int
+    reports: tuple[Report, ...]
 
 
 class Declined(Wire):
@@ -184,6 +200,13 @@ class Welcome(Wire):
     num_files: int = 0
 
 
+class Who(Wire):
+    """I do not know you: hold what you have, and say who you are."""
+
+    kind: Literal["who"] = "who"
+    at_once: bool = True
+
+
 class Probe(Wire):
     """Time single steps at these batch sizes, for about `seconds` each, on a scratch copy."""
 
@@ -234,6 +257,7 @@ class Block(Wire):
     strategy: str
     batch: int | None = None  # of every member's steps, where they differ in number instead
     epoch_loss: float | None = None  # mean loss of the epoch before: what ReduceLROnPlateau reads
+    digest: bool = False  # whether to tell where all stand after the last round
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
@@ -266,11 +290,22 @@ class Stop(Wire):
 
 FromAgent = Annotated[
     Hello | Ready | Refused | Beat | Probed | Linked | TornRound | Settled | Report | Scores
-    | Declined | Offence | Failed | State | Bye,
+    | Declined | Offence | Failed | State | Back | Bye,
     Field(discriminator="kind"),
 ]  # fmt: skip
 FromCoordinator = Annotated[
-    Welcome | Probe | Term | ProbeLinks | Block | Land | Evaluate | Save | Stop | State | Beat,
+    Welcome
+    | Who
+    | Probe
+    | Term
+    | ProbeLinks
+    | Block
+    | Land
+    | Evaluate
+    | Save
+    | Stop
+    | State
+    | Beat,
     Field(discriminator="kind"),
 ]
 _FROM_AGENT: TypeAdapter[Any] = TypeAdapter(FromAgent)
@@ -284,18 +319,18 @@ class BadMessage(CoterieError):
 def encode(message: Wire) -> list[bytes]:
     """A message as frames.
 
-    >>> encode(Beat())
-    [b'{"kind":"beat"}']
+    >>> encode(Bye())
+    [b'{"kind":"bye"}']
     """
     frames = [message.model_dump_json().encode()]
     return [*frames, message.blob] if isinstance(message, State) else frames
 
 
 def pieces(ticket: int, file: str, data: bytes) -> Iterator[State]:
-    """A file of state as messages of at most 1 MiB, so that beats pass between them.
+    """A file of state as messages of at most 64 KiB, so that other words pass between them.
 
     >>> [len(piece.blob) for piece in pieces(0, "model", bytes(PIECE_BYTES + 1))]
-    [1048576, 1]
+    [65536, 1]
     """
     total = max(1, -(-len(data) // PIECE_BYTES))
     for index in range(total):

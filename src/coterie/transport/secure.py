@@ -51,9 +51,7 @@ class JoinKey:
 
     def write(self, path: Path) -> None:
         """Write the key so that only its owner can read it."""
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            os.fchmod(file.fileno(), 0o600)  # a file that was there keeps its mode when opened
-            file.write(self.text() + "\n")
+        _write_secret(path, self.text())
 
     @classmethod
     def read(cls, path: Path) -> JoinKey:
@@ -65,6 +63,12 @@ class JoinKey:
                 f"expected a join key in {path}, found {error.strerror}; "
                 "copy join.key from the coordinator's run folder"
             ) from error
+
+
+def _write_secret(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        os.fchmod(file.fileno(), 0o600)  # a file that was there keeps its mode when opened
+        file.write(text + "\n")
 
 
 def _is_key(text: bytes) -> bool:
@@ -88,3 +92,32 @@ class Keys:
         server_public, server_secret = zmq.curve_keypair()
         _, agent_secret = zmq.curve_keypair()
         return cls(server_public, server_secret, JoinKey(server_public, agent_secret))
+
+    def write(self, path: Path) -> None:
+        """Write the coordinator's own half, for one that takes its place should it die.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     keys, path = Keys.make(), Path(folder, "coordinator.key")
+        ...     keys.write(path)
+        ...     Keys.read(path, keys.join) == keys
+        True
+        """
+        _write_secret(path, self.server_secret.decode())
+
+    @classmethod
+    def read(cls, path: Path, join: JoinKey) -> Keys:
+        """The keys of the coordinator before; raises JoinError if they are not there."""
+        try:
+            secret = path.read_text().strip().encode()
+        except OSError as error:
+            raise JoinError(
+                f"expected the keys of the coordinator before in {path}, found {error.strerror}; "
+                "go on from a checkpoint with --resume"
+            ) from error
+        if not _is_key(secret) or zmq.curve_public(secret) != join.server_public:
+            raise JoinError(
+                f"expected the key that belongs to join.key in {path}, found another; "
+                "go on from a checkpoint with --resume"
+            )
+        return cls(join.server_public, secret, join)

@@ -1,0 +1,83 @@
+"""What a coordinator that was killed knew: read back from the events that it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coterie.coordinator.account import from_event
+from coterie.coordinator.gauge import Flow
+from coterie.coordinator.ledger import Ledger
+from coterie.coordinator.run import Run
+from coterie.sync.reading import parse
+from coterie.transport import messages as say
+from coterie.world import Device, Link
+
+DEVICE = ("overhead_s", "per_sample_s", "max_batch")
+
+
+def remember(run: Run, events: Sequence[Mapping[str, Any]]) -> None:
+    """Know again what the events of a run tell; its members then say where they stand.
+
+    What was not on record yet is small: rounds that members committed of late, which they tell
+    again, and what was measured since the last decision, which is measured again.
+    """
+    began = max((at for at, event in enumerate(events) if event["kind"] == "run"), default=0)
+    for event in events[began:]:
+        _take_in(run, event)
+    run.reuniting = run.probing = run.plan is not None
+
+
+def _take_in(run: Run, event: Mapping[str, Any]) -> None:
+    match event["kind"]:
+        case "books":
+            run.ledger = Ledger.of(event)
+        case "block" | "committed":
+            run.ledger.replay(event)
+        case "epoch":
+            run.ledger.replay(event)
+            run.epoch_loss = event["loss"]
+        case "term":
+            members = tuple(event["members"])
+            run.term = say.Term(number=event["number"], members=members, store="")
+        case "decision":
+            _decide_again(run, event)
+        case "measured":
+            name = event["member"]
+            run.beliefs[name] = Device(name, **{key: event[key] for key in DEVICE})
+            run.solo[name] = Flow(round(event["solo_per_s"]), 1, 1.0)
+        case "link":
+            link = Link(event["a"], event["b"], event["latency_s"], event["bytes_per_s"])
+            run.links[frozenset((link.a, link.b))] = link
+        case "scores":
+            told = ("round", "metrics", "seconds")
+            run.scores = say.Scores(**{key: event[key] for key in told})
+        case "checkpoint":
+            run.saved_round = event.get("round", 0)
+        case "progress":
+            run.elapsed_before_s, run.loss = event["elapsed_s"], event["loss"]
+        case "pause":
+            run.pauses.append({event["member"]: event["seconds"]})
+        case "agent":
+            _meet_again(run, event["member"], event["state"])
+
+
+def _decide_again(run: Run, event: Mapping[str, Any]) -> None:
+    decision = from_event(event)
+    run.decisions.append(decision)
+    run.plan, run.strategy = decision.chosen, parse(decision.chosen.strategy)
+    run.meeting_s = decision.world.meeting_s
+    run.beliefs |= {device.name: device for device in decision.world.devices}
+    if len(decision.chosen.shares) == run.num_agents or run.with_all is None:
+        run.with_all = decision
+
+
+def _meet_again(run: Run, name: str, state: str) -> None:
+    run.known.add(name)
+    run.num_kills += state == "lost"
+    run.num_suspected += state == "suspected"
+    run.num_rejoined += state == "rejoined"
+    if state in ("lost", "suspected"):
+        run.missed.add(name)
+    elif state == "rejoined":
+        run.missed.discard(name)
