@@ -289,24 +289,29 @@ class TestJoin:
     def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls: list[Any] = []
 
-        def main(endpoint: str, *how: Any) -> int:
-            *facts, rest_s = how
-            calls.append((endpoint, *facts, rest_s(1.0)))
+        def main(name: str, place: join.Place, threads: int, rest_s: Any) -> int:
+            where = (place.endpoint, place.key, place.root, place.watch.pid)
+            calls.append((name, *where, threads, rest_s(1.0)))
             return 3
 
         monkeypatch.setattr(join, "main", main)
-        monkeypatch.setattr(machine, "die_with_parent", lambda: calls.append("tied"))
+        monkeypatch.setattr(join, "stand_by", lambda job, *how: calls.append(job) or main("", *how))
+        monkeypatch.setattr(machine.Watch, "start", lambda watch: calls.append("tied"))
         return calls
 
     def test_is_called_as_the_machine_and_never_rests(self, calls: list[Any]) -> None:
         assert coterie("join", "10.0.0.1:7000", "--key", "join.key").exit_code == 3
         called = socket.gethostname()
-        assert calls == [("10.0.0.1:7000", Path("join.key"), called, Path("."), 0, 0.0)]
+        assert calls == [(called, "10.0.0.1:7000", Path("join.key"), Path("."), 0, 0, 0.0)]
 
-    def test_is_tied_to_its_parent_before_anything_else(self, calls: list[Any]) -> None:
+    def test_is_tied_to_the_command_before_anything_else(self, calls: list[Any]) -> None:
         where = ("--key", "k", "--name", "pi", "--root", "code", "--threads", "2")
-        coterie("join", "h:1", *where, "--duty", "0.25", "--with-parent")
-        assert calls == ["tied", ("h:1", Path("k"), "pi", Path("code"), 2, 3.0)]
+        coterie("join", "h:1", *where, "--duty", "0.25", "--beside", "7")
+        assert calls == ["tied", ("pi", "h:1", Path("k"), Path("code"), 7, 2, 3.0)]
+
+    def test_a_spare_builds_its_job_and_waits_for_a_name(self, calls: list[Any]) -> None:
+        coterie("join", "h:1", "--key", "k", "--spare", "job.yaml")
+        assert calls[0] == Path("job.yaml")
 
     def test_refuses_a_duty_that_cannot_be(self, calls: list[Any]) -> None:
         result = coterie("join", "h:1", "--key", "k", "--duty", "0")

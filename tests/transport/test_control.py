@@ -334,7 +334,7 @@ def test_nonsense_from_a_coordinator_is_given_up(dial: Dial) -> None:
 def test_a_silent_coordinator_is_given_up(
     dial: Dial, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "SILENCE_S", 0.05)
+    monkeypatch.setattr(control, "HOLD_S", 0.05)
     endpoint = free_port()
     assert_given_up(dial(endpoint), f"no word from the coordinator at {endpoint}")
 

@@ -17,6 +17,7 @@ from coterie.leases import cut_block
 from coterie.transport.messages import (
     PIECE_BYTES,
     Assembly,
+    Back,
     BadMessage,
     Beat,
     Block,
@@ -44,6 +45,7 @@ from coterie.transport.messages import (
     Term,
     TornRound,
     Welcome,
+    Who,
     Wire,
     decode_from_agent,
     decode_from_coordinator,
@@ -55,27 +57,31 @@ Decode = Callable[[list[bytes]], Any]
 
 STATE = State(ticket=3, file="model.safetensors", index=1, total=2, blob=b"\x00weights\xff")
 HELLO = Hello(name="ann", pid=7, cores=1.5, memory_bytes=1 << 40, device="cpu", store="10.0.0.1:1")
+READY = Ready(names=("w", "scale"), shapes=((2, 3), ()), num_train=60_000, needs_closure=False)
+REPORT = Report(
+    term=2,
+    first_round=1,
+    last_round=2,
+    cohort=("ann", "bob"),
+    num_samples=96,
+    num_steps=2,
+    loss=0.1,
+    compute_s=1 / 3,
+    exchange_s=0.0,
+    gap_s=2.5,
+    digest=1 << 55,
+)
 FROM_AGENT: list[Wire] = [
     HELLO,
-    Ready(names=("w", "scale"), shapes=((2, 3), ()), num_train=60_000, needs_closure=False),
+    READY,
     Refused(reason="no such dataset"),
-    Beat(),
+    Beat(computing_s=0.25),
     Probed(timings=((8, 0.25), (64, 1e-9)), fixed_bytes=4, bytes_per_sample=0.5),
     Linked(term=1, links=(("bob", 1e-4, 1.25e8),)),
     TornRound(term=1),
     Settled(term=2, round=17, stands=19, healed=True, seconds=0.125),
-    Report(
-        term=2,
-        first_round=1,
-        last_round=2,
-        cohort=("ann", "bob"),
-        num_samples=96,
-        num_steps=2,
-        loss=0.1,
-        compute_s=1 / 3,
-        exchange_s=0.0,
-        gap_s=2.5,
-    ),
+    REPORT,
+    Back(hello=HELLO, ready=READY, term=2, round=2, reports=(REPORT, REPORT)),
     Declined(round=4, reason="expected a finite loss, found nan", in_a_row=2),
     Offence(member="ann", reason="expected 8 values, found 9"),
     Scores(round=3, metrics={"accuracy": 0.97}, seconds=0.5),
@@ -92,9 +98,11 @@ BLOCK = Block(
     every=3,
     strategy="chain(Reduce())",
     epoch_loss=0.3,
+    digest=True,
 )
 FROM_COORDINATOR: list[Wire] = [
     Welcome(job={"name": "x", "until": {"epochs": 1.5}, "task": [None, True]}, num_files=2),
+    Who(),
     Probe(sizes=(8, 64), seconds=0.5),
     Term(number=2, members=("ann", "bob"), store="10.0.0.1:1", at_once=True),
     ProbeLinks(term=2),

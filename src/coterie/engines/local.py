@@ -133,16 +133,21 @@ class Host:
             if isinstance(message, CoterieError):
                 self._log.write("warning", text=str(message))
                 continue
-            if isinstance(message, Hello):
-                self._greet(identity, message)
-            elif isinstance(message, Back):
-                self._greet(identity, message.hello)
+            hello = message.hello if isinstance(message, Back) else message
+            if isinstance(hello, Hello):
+                if self._knows(identity, hello):
+                    continue  # it was asked before it could say so by itself
+                self._greet(identity, hello)
             name = self._names.get(identity)
             if name is not None:
                 self.coordinator.receive(name, message, time.monotonic())
                 self._flush()
-            elif not isinstance(message, Hello | Back | Bye):
+            elif not isinstance(hello, Hello | Bye):
                 self._ask(identity)
+
+    def _knows(self, identity: bytes, hello: Hello) -> bool:
+        here = hello.name in self.coordinator.run.members
+        return here and self._names.get(identity) == hello.name
 
     def _ask(self, identity: bytes) -> None:
         """Ask whoever speaks and is not known who it is, once in a while."""

@@ -95,6 +95,7 @@ class ControlClient:
         self.computing_since_s: float | None = None  # on the monotonic clock, if the agent does
         self.heard_s = time.monotonic()  # when the coordinator was heard last
         self._num_broken_off = 0  # handshakes, in a row
+        self._let_in = False  # once: its key is good
         self._thread = threading.Thread(
             target=self._serve, args=(endpoint, key, identity), daemon=True
         )
@@ -153,9 +154,10 @@ class ControlClient:
     def _greeted(self, event: int) -> None:
         """How a handshake ended: a coordinator hangs up on whoever has another one's key."""
         self._num_broken_off = self._num_broken_off + 1 if event == _BROKEN_OFF else 0
+        self._let_in = self._let_in or event == _LET_IN
         if event == _REFUSED:
             self._give_up("the coordinator refused this agent's key; use its join.key file")
-        elif self._num_broken_off == NUM_GREETINGS:
+        elif self._num_broken_off == NUM_GREETINGS and not self._let_in:
             self._give_up(
                 "whoever listens there hung up on this key, which is another run's or another "
                 "program's port; check the address, and copy that run's join.key again"

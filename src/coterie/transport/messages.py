@@ -370,8 +370,14 @@ def decode_from_coordinator(frames: Sequence[bytes]) -> Any:
 def _decode(adapter: TypeAdapter[Any], frames: Sequence[bytes]) -> Any:
     try:
         message = adapter.validate_json(frames[0], strict=True)
-    except (ValidationError, IndexError) as error:
-        raise BadMessage(f"expected a message of this protocol, found {error!s:.200}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "what was said"
+        raise BadMessage(
+            f"expected a message of this protocol, found in {where}: {first['msg']:.200}"
+        ) from error
+    except IndexError:
+        raise BadMessage("expected a message of this protocol, found no frame") from None
     wanted = 2 if isinstance(message, State) else 1
     if len(frames) != wanted:
         raise BadMessage(f"expected {wanted} frames for {message.kind}, found {len(frames)}")
