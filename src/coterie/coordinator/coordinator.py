@@ -97,7 +97,9 @@ class Coordinator:
         if name == say.HUB and not run.leaving:
             run.fail(f"the server of the star road is gone: {reason}; resume from a checkpoint")
         member = run.members.get(name) or run.suspects.get(name)
+        run.gone.add(name)
         if member is None:
+            self._go_on()
             return
         if member.device is not None:
             run.beliefs[name] = member.device

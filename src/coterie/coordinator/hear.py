@@ -232,6 +232,7 @@ def _back(run: Run, name: str, back: say.Back) -> None:
     member = Member(back.hello, Pulse(run.now_s), back.ready, run.beliefs.get(name))
     member.state = "measured" if member.device else "ready"
     member.round, member.solo_per_s = back.round, _solo_per_s(run, name)
+    member.holds = run.reuniting and name in run.term.members
     run.members[name] = member
     run.known.add(name)
     run.event("agent", member=name, state="returned", pid=back.hello.pid)

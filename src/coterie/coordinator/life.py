@@ -123,14 +123,17 @@ def reunite(run: Run) -> Wait:
     run.began_s = run.now_s - run.elapsed_before_s
     run.saved_s = run.scored_s = run.reconsidered_s = run.now_s
     run.scored_epoch = run.ledger.num_epochs
-    awaited, deadline_s = set(run.term.members), run.now_s + REUNITE_S
+    deadline_s = run.now_s + REUNITE_S
+
+    def holders() -> set[str]:
+        return {name for name, member in run.members.items() if member.holds}
 
     def all_here() -> bool:
-        return run.members.keys() >= awaited and (run.hub is not None or not run.by_star)
+        awaited = set(run.term.members) - run.gone
+        return holders() >= awaited and (run.hub is not None or not run.by_star)
 
     yield lambda: all_here() or run.now_s > deadline_s or bool(run.stopping)
-    run.reuniting = False
-    run.healthy = run.members.keys() & awaited
+    run.reuniting, run.healthy = False, holders()
     newest = max((run.members[name].round for name in run.healthy), default=-1)
     if newest < run.ledger.committed:
         raise TrainingError(

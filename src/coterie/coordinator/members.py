@@ -63,5 +63,6 @@ class Member:
     solo_per_s: float = 0.0  # as last measured running freely on the whole batch
     computing_s: float = 0.0  # on one thing, as it said last
     round: int = 0  # the last one it committed, as it said when it came back
+    holds: bool = False  # what it held when it came back: others may have to meet it again
     outdated: bool = False  # it was suspected: what it tells of rounds is void until it has settled
     state: Literal["joined", "ready", "measured"] = "joined"

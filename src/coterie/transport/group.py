@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from coterie.errors import Torn
 from coterie.transport.control import Inbox
 
 TIMEOUT_S = 60.0
+HOLD_S = 5.0  # and so much longer are groups held in which a call hangs
 c10d: Any = dist  # torch ships no types for the stores and groups used here
 
 
@@ -46,6 +48,7 @@ class GroupTransport:
         self._stores: dict[str, Any] = {self.store_endpoint: self._server}
         self._groups: dict[tuple[str, ...], Any] = {}
         self._term: _Term | None = None
+        self._hangs = False  # whether a call was left that still waits for a silent peer
         self.told_bytes = 0  # that this member brought, as it gave them to the road
 
     def form(self, number: int, members: tuple[str, ...], me: str, store: str) -> None:
@@ -149,9 +152,9 @@ class GroupTransport:
     def leave(self) -> None:
         """Let go of the groups; peers that still wait on them are told by the coordinator."""
         groups, self._groups, self._term = list(self._groups.values()), {}, None
+        hangs, self._hangs = self._hangs, False
         if groups:
-            # Their destructors join threads that may hang on a silent peer: never here.
-            threading.Thread(target=groups.clear, daemon=True).start()
+            threading.Thread(target=_let_go, args=(groups, hangs), daemon=True).start()
 
     def _alive(self) -> _Term:
         if self._term is None:
@@ -183,6 +186,7 @@ class GroupTransport:
         if not future.done():
             future.add_done_callback(lambda _: self._inbox.ring())
             if not self._inbox.wait(future.done, TIMEOUT_S):
+                self._hangs = True
                 raise Torn("a new membership broke off the meeting, or no member answered")
         _result(work.wait)
 
@@ -190,6 +194,7 @@ class GroupTransport:
         # Gloo has no future for send and recv, and may fail where they begin.
         waiting = _InThread(begin, self._inbox)
         if not self._inbox.wait(waiting.done, TIMEOUT_S):
+            self._hangs = True
             raise Torn("a new membership broke off the exchange, or the peer does not answer")
         _result(waiting.result)
 
@@ -221,6 +226,17 @@ class Stream:
         for work, _ in self._works:
             self._transport.wait(work)
         return [part for _, part in self._works]
+
+
+def _let_go(groups: list[Any], hangs: bool) -> None:
+    """Drop groups. Their destructors join threads that may wait for a silent peer.
+
+    So whoever drops the last reference waits too, be it a traceback that held one: where a call
+    hangs, groups are held until it has timed out.
+    """
+    if hangs:
+        time.sleep(TIMEOUT_S + HOLD_S)
+    groups.clear()
 
 
 def _dial(store: str) -> Any:
