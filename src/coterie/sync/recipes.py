@@ -230,6 +230,42 @@ def robust(h: int, trim: int = 1) -> Strategy:
     return chain(Every(h), Reduce(TrimmedMean(trim)), Outer(1.0))
 
 
+def median(h: int) -> Strategy:
+    """Of each value the middle one is kept (Yin et al. 2018).
+
+    >>> median(8)
+    chain(Every(8), Reduce(Median()), Outer(1.0))
+    """
+    return chain(Every(h), Reduce(Median()), Outer(1.0))
+
+
+def krum(h: int, faulty: int = 1) -> Strategy:
+    """The one walk nearest to the others is taken for all (Blanchard et al. 2017).
+
+    >>> krum(8, 2)
+    chain(Every(8), Reduce(Krum(2)), Outer(1.0))
+    """
+    return chain(Every(h), Reduce(Krum(faulty)), Outer(1.0))
+
+
+def multi_krum(h: int, faulty: int = 1) -> Strategy:
+    """The walks nearest to the others are averaged (Blanchard et al. 2017).
+
+    >>> multi_krum(8, 2)
+    chain(Every(8), Reduce(MultiKrum(2)), Outer(1.0))
+    """
+    return chain(Every(h), Reduce(MultiKrum(faulty)), Outer(1.0))
+
+
+def centred_clip(h: int) -> Strategy:
+    """No walk pulls the centre further than the median distance (Karimireddy et al. 2021).
+
+    >>> centred_clip(8)
+    chain(Every(8), Reduce(CentredClip()), Outer(1.0))
+    """
+    return chain(Every(h), Reduce(CentredClip()), Outer(1.0))
+
+
 def kin(h: int) -> Strategy:
     """Members are heard as far as they agree with the others.
 
@@ -291,6 +327,10 @@ _RECIPES: tuple[Callable[..., Strategy], ...] = (
     fed_adam,
     fed_yogi,
     robust,
+    median,
+    krum,
+    multi_krum,
+    centred_clip,
     kin,
     tiers,
     pipeline,
