@@ -13,7 +13,6 @@ import torch
 
 from coterie.agents import join
 from coterie.agents.perform import Roads
-from coterie.transport.secure import JoinKey
 
 
 class Counted(Roads):
@@ -34,7 +33,7 @@ def main(endpoint: str, key_path: str, name: str, root: str) -> None:
     join.Roads = Counted  # type: ignore[misc]
     print(json.dumps("here"), flush=True)
     for _ in sys.stdin:  # a line for each run to take part in
-        join.join(endpoint, JoinKey.read(Path(key_path)), name, Path(root), lambda _: 0.0)
+        join.join(name, join.Place(endpoint, Path(key_path), Path(root)), lambda _: 0.0)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from coterie.sync.chain import Strategy
 from coterie.sync.codecs import Codec, ErrorFeedback
 from coterie.sync.meetings import WEIGHT_BYTES
 from coterie.sync.reading import parse
+from coterie.machine import Watch
 from coterie.transport import messages as say
 from coterie.transport.control import ControlServer
 from coterie.transport.secure import Keys
@@ -341,9 +342,9 @@ class Agents:
         carried = {name: self._line(name) for name in NAMES}
         return Played(orders, snapshots, carried, self.hubs.pop() if self.hubs else None)
 
-    def hub(self) -> Witness:
+    def hub(self, hello: say.Hello) -> Witness:
         """A server for the play that begins."""
-        self.hubs.append(Witness())
+        self.hubs.append(Witness(hello))
         return self.hubs[-1]
 
     def _hear(self, orders: Orders, name: str, message: Any) -> None:
@@ -359,7 +360,7 @@ class Agents:
             raise AssertionError(f"{self._lost}: {ended} ended, heard {orders.heard[-9:]}")
 
     def _serve(self) -> None:
-        serve.serve(self._server.endpoint, self.keys.join, f"{HERE}:0")
+        serve.serve(self._server.endpoint, self.keys.join, f"{HERE}:0", Watch(0))
 
     def _line(self, name: str) -> Any:
         stdout = self._agents[name].stdout

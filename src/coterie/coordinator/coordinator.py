@@ -152,11 +152,12 @@ class Coordinator:
         """Suspect early whoever is silent or gets no further, and give up late."""
         run = self.run
         silence = f"silent for {run.now_s - member.pulse.heard_s:.1f} s"
-        if run.now_s > member.pulse.evict_s():
+        is_suspicious = run.now_s > member.pulse.suspect_s()
+        if run.now_s > member.pulse.evict_s() or (run.stopping and is_suspicious):
             run.evicted.append(name)
             self.lost(name, silence, run.now_s)
         elif name in run.members and self._is_dispensable(name):
-            if run.now_s > member.pulse.suspect_s():
+            if is_suspicious:
                 self._suspect(name, silence)
             elif self._is_stuck(member):
                 self._suspect(name, f"no progress for {member.computing_s:.0f} s")

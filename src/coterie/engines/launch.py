@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from coterie.config import Job, dump_job, parse_job
 from coterie.engines.processes import (
     DONE,
     FAILED,
+    GROWN_S,
     INTERRUPTED,
     MAX_RESTARTS,
     REFUSED,
@@ -118,7 +120,7 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
     """Follow a run to its end; a coordinator that is killed is started anew, in its place."""
     events = run / "events.jsonl"
     num_known = events.read_bytes().count(b"\n") if events.exists() else 0
-    began, summary, num_starts = num_known, dict[str, Any](), 1
+    began, summary, num_starts = num_known, dict[str, Any](), 1  # starts in quick succession
     host = _Host(run, resume)
     with _on_interrupt(host.interrupt), closing(host):
         while True:
@@ -130,6 +132,7 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
                 if event["kind"] == "summary":
                     summary = event
             complaint = host.popen.communicate()[1].decode().strip()
+            num_starts = 1 if host.lived_s > GROWN_S else num_starts
             if not host.was_killed or num_starts > MAX_RESTARTS or not _has_begun(events, began):
                 break
             num_starts += 1
@@ -166,6 +169,7 @@ class _Host:
         command = [sys.executable, "-m", "coterie.engines.local", str(self._run)]
         command += ["" if again or self._resume is None else str(self._resume)]
         command += ["again"] if again else []
+        self._started_s = time.monotonic()
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -173,6 +177,11 @@ class _Host:
     def start_again(self) -> None:
         """Start one in the place of one that was killed."""
         self.popen = self._start(again=True)
+
+    @property
+    def lived_s(self) -> float:
+        """Seconds since it was started last."""
+        return time.monotonic() - self._started_s
 
     @property
     def was_killed(self) -> bool:

@@ -19,7 +19,8 @@ from coterie.engines.throttle import DutyCycle, Throttle, choose
 from coterie.machine import cores, is_alive
 from coterie.transport.messages import HUB
 
-MAX_RESTARTS = 3
+MAX_RESTARTS = 3  # in a row, each of a process that died young
+GROWN_S = 30.0  # a process that lived for so long was no failure to start
 THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the rest is ours
 # torch asks for the name of each address that it connects to; a slow answer would hold up a term.
 QUICK_NAMES = {"RES_OPTIONS": "timeout:1 attempts:1"}
@@ -80,8 +81,19 @@ class Process:
     name: str
     popen: Started
     throttle: Throttle | None
-    num_starts: int = 1
+    num_starts: int = 1  # since it last lived for long
+    started_s: float = field(default_factory=time.monotonic)
     restart_at_s: float | None = None
+
+    def ended(self) -> None:
+        """It is over: one that lived for long begins to count anew."""
+        if time.monotonic() - self.started_s > GROWN_S:
+            self.num_starts = 1
+
+    def begun(self, popen: Started) -> None:
+        """It runs again."""
+        self.popen, self.started_s, self.restart_at_s = popen, time.monotonic(), None
+        self.num_starts += 1
 
 
 @dataclass
@@ -168,12 +180,12 @@ class LocalAgents:
         for name, process in self.processes.items():
             if process.restart_at_s is None and (code := process.popen.poll()) is not None:
                 process.restart_at_s = float("inf")
+                process.ended()
                 if code not in (DONE, REFUSED) and process.num_starts <= MAX_RESTARTS:
                     process.restart_at_s = now_s + (0.0 if self.spares else restart_after_s)
                 yield name, code
             elif process.restart_at_s is not None and now_s >= process.restart_at_s:
-                process.popen = self._take_over(name) or self._spawn(name, process.throttle)
-                process.num_starts, process.restart_at_s = process.num_starts + 1, None
+                process.begun(self._take_over(name) or self._spawn(name, process.throttle))
 
     def _take_over(self, name: str) -> subprocess.Popen[bytes] | None:
         """Hand the name of one that died to a spare, if one is warm."""
