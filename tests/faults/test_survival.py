@@ -88,10 +88,12 @@ class Run:
         return found[0] if found else self.desk.agent("agent-0").parent()
 
     def assert_whole(self) -> None:
-        """Everybody is at work, and no sample was lost or repeated so far."""
+        """Everybody is here, and no sample was lost or repeated so far."""
         assert self.process.poll() is None
-        terms = [event["members"] for event in self.desk.events() if event["kind"] == "term"]
-        assert sorted(terms[-1]) == list(NAMES)
+        told = [event for event in self.desk.events() if event["kind"] == "agent"]
+        states = {event["member"]: event["state"] for event in told}
+        assert states.keys() == set(NAMES)
+        assert not {"suspected", "lost"} & set(states.values())
         books = audit(self.desk.events())
         assert books.is_exact
         assert books.epochs
