@@ -106,6 +106,7 @@ def test_commands_and_their_options_are_frozen() -> None:
             option for p in command.params if not getattr(p, "hidden", False) for option in p.opts
         ]
         for name, command in commands.items()
+        if not command.hidden
     }
     assert shown == {
         "demo": ["--runs", "--json", "--plain"],
@@ -295,7 +296,9 @@ class TestJoin:
             return 3
 
         monkeypatch.setattr(join, "main", main)
-        monkeypatch.setattr(join, "stand_by", lambda job, *how: calls.append(job) or main("", *how))
+        monkeypatch.setattr(
+            join, "stand_by", lambda job, place, *_: calls.append((job, place.root))
+        )
         monkeypatch.setattr(machine.Watch, "start", lambda watch: calls.append("tied"))
         return calls
 
@@ -310,8 +313,8 @@ class TestJoin:
         assert calls == ["tied", ("pi", "h:1", Path("k"), Path("code"), 7, 2, 3.0)]
 
     def test_a_spare_builds_its_job_and_waits_for_a_name(self, calls: list[Any]) -> None:
-        coterie("join", "h:1", "--key", "k", "--spare", "job.yaml")
-        assert calls[0] == Path("job.yaml")
+        coterie("stand-by", "job.yaml", "h:1", "--key", "k", "--root", "code", "--beside", "7")
+        assert calls == ["tied", (Path("job.yaml"), Path("code"))]
 
     def test_refuses_a_duty_that_cannot_be(self, calls: list[Any]) -> None:
         result = coterie("join", "h:1", "--key", "k", "--duty", "0")

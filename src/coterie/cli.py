@@ -25,6 +25,7 @@ from coterie.errors import CoterieError, JobError
 
 if TYPE_CHECKING:
     from coterie.config import Job
+    from coterie.machine import Watch
     from coterie.watch.progress import Screen
 
 EVENTS = "events.jsonl"
@@ -114,24 +115,45 @@ def join(
     threads: Annotated[int, typer.Option(help="To compute on; by default all cores.")] = 0,
     duty: Annotated[float, typer.Option(hidden=True)] = 1.0,
     beside: Annotated[int, typer.Option(metavar="PID", hidden=True)] = 0,
-    spare: Annotated[Path | None, typer.Option(metavar="JOB.yaml", hidden=True)] = None,
 ) -> None:
     """Take part in a run that is under way on another machine."""
     with _answering(as_json=False):
-        from coterie import machine
-
-        watch = machine.Watch(beside)
-        if beside:
-            watch.start()  # before torch is loaded, which takes seconds
+        watch = _watched(beside)
         from coterie.agents import join as agent
         from coterie.engines.throttle import DutyCycle
 
-        rest_s = DutyCycle(duty).rest_s
         place = agent.Place(endpoint, key, root, watch)
-        if spare is not None:
-            raise typer.Exit(agent.stand_by(spare, place, threads, rest_s))
         called = name or socket.gethostname()
-        raise typer.Exit(agent.main(called, place, threads, rest_s))
+        raise typer.Exit(agent.main(called, place, threads, DutyCycle(duty).rest_s))
+
+
+@app.command(hidden=True)
+def stand_by(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml")],
+    endpoint: Annotated[str, typer.Argument(metavar="HOST:PORT")],
+    key: Annotated[Path, typer.Option()],
+    root: Annotated[Path, typer.Option()] = Path(),
+    threads: Annotated[int, typer.Option()] = 0,
+    beside: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Build the task, and wait for the name of an agent that died: a warm spare."""
+    with _answering(as_json=False):
+        watch = _watched(beside)
+        from coterie.agents import join as agent
+        from coterie.engines.throttle import DutyCycle
+
+        place = agent.Place(endpoint, key, root, watch)
+        raise typer.Exit(agent.stand_by(job, place, threads, lambda duty: DutyCycle(duty).rest_s))
+
+
+def _watched(beside: int) -> Watch:
+    """A watch over the command that started this one, before torch is loaded, which takes long."""
+    from coterie.machine import Watch
+
+    watch = Watch(beside)
+    if beside:
+        watch.start()
+    return watch
 
 
 @app.command()

@@ -33,12 +33,12 @@ from coterie.agents.join import setup_of
 from coterie.agents.snapshot import Snapshot
 from coterie.config import Job, parse_job
 from coterie.engines import simulated
+from coterie.machine import Watch
 from coterie.sync import fragments
 from coterie.sync.chain import Strategy
 from coterie.sync.codecs import Codec, ErrorFeedback
 from coterie.sync.meetings import WEIGHT_BYTES
 from coterie.sync.reading import parse
-from coterie.machine import Watch
 from coterie.transport import messages as say
 from coterie.transport.control import ControlServer
 from coterie.transport.secure import Keys

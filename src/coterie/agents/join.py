@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -163,17 +164,23 @@ def main(name: str, place: Place, num_threads: int, rest_s: Callable[[float], fl
     return _lived(lambda: join(name, place, rest_s))
 
 
-def stand_by(job: Path, place: Place, num_threads: int, rest_s: Callable[[float], float]) -> int:
+def stand_by(
+    job: Path, place: Place, num_threads: int, resting: Callable[[float], Callable[[float], float]]
+) -> int:
     """A warm spare: it builds the task, and takes part under the name that it is then given.
 
-    The name is a line of standard input; where that ends without one, the spare was not needed.
+    Name and duty are a line of JSON on standard input; where that ends without one, the spare was
+    not needed.
     """
     _tune(num_threads)
 
     def take_over() -> str:
         learner = _built(load_job(job))
-        name = sys.stdin.readline().strip()
-        return join(name, place, rest_s, learner) if name else "not needed"
+        line = sys.stdin.readline()
+        if not line:
+            return "not needed"
+        name, duty = json.loads(line)
+        return join(name, place, resting(duty), learner)
 
     return _lived(take_over)
 

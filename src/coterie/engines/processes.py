@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -142,14 +143,13 @@ class LocalAgents:
         return 1 if throttled else max(1, int(cores()) // int(self.job.agents.local))
 
     def _spawn(self, name: str, throttle: Throttle | None) -> subprocess.Popen[bytes]:
-        duty = throttle.duty if throttle else DutyCycle(1.0)
-        words = ["--name", name, "--duty", str(duty.fraction)]
+        words = ["join", self.endpoint, "--name", name, "--duty", str(_duty(throttle).fraction)]
         return self._begin(name, words, subprocess.DEVNULL)
 
     def _begin(self, log_name: str, words: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "coterie.cli", "join", self.endpoint]
+        command = [sys.executable, "-m", "coterie.cli", *words]
         command += ["--key", str(self.run / "join.key"), "--beside", str(self.beside)]
-        command += ["--root", self.job.root, "--threads", str(self._num_threads()), *words]
+        command += ["--root", self.job.root, "--threads", str(self._num_threads())]
         with (self.run / f"{log_name}.log").open("ab") as log:
             env = {**os.environ, **QUICK_NAMES}
             return subprocess.Popen(command, env=env, stdin=stdin, stdout=log, stderr=log)
@@ -158,7 +158,7 @@ class LocalAgents:
         """Have as many spares warm as the job asks for; they cost memory, and no time of others."""
         self.spares = [spare for spare in self.spares if spare.poll() is None]
         for _ in range(self.job.agents.spares - len(self.spares)):
-            words = ["--spare", str(self.run / "job.yaml")]
+            words = ["stand-by", str(self.run / "job.yaml"), self.endpoint]
             spare = self._begin("spare", words, subprocess.PIPE)
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, spare.pid, LAST)
@@ -185,15 +185,16 @@ class LocalAgents:
                     process.restart_at_s = now_s + (0.0 if self.spares else restart_after_s)
                 yield name, code
             elif process.restart_at_s is not None and now_s >= process.restart_at_s:
-                process.begun(self._take_over(name) or self._spawn(name, process.throttle))
+                process.begun(self._take_over(process) or self._spawn(name, process.throttle))
 
-    def _take_over(self, name: str) -> subprocess.Popen[bytes] | None:
-        """Hand the name of one that died to a spare, if one is warm."""
+    def _take_over(self, process: Process) -> subprocess.Popen[bytes] | None:
+        """Hand the name of one that died to a spare, if there is one."""
+        line = json.dumps([process.name, _duty(process.throttle).fraction])
         while self.spares:
             spare = self.spares.pop(0)
             with suppress(OSError):  # it is gone itself
                 assert spare.stdin is not None
-                spare.stdin.write(f"{name}\n".encode())
+                spare.stdin.write(f"{line}\n".encode())
                 spare.stdin.close()
                 os.setpriority(os.PRIO_PROCESS, spare.pid, 0)
                 return spare
@@ -214,6 +215,10 @@ class LocalAgents:
             process.popen.wait()
             if process.throttle is not None:
                 process.throttle.close()
+
+
+def _duty(throttle: Throttle | None) -> DutyCycle:
+    return throttle.duty if throttle else DutyCycle(1.0)
 
 
 @dataclass
