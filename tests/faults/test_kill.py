@@ -5,8 +5,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from coterie.engines.processes import MAX_RESTARTS
 from coterie.engines.throttle import can_throttle
 from coterie.machine import ROOT, cgroup_of
 
@@ -70,13 +72,20 @@ def test_the_death_of_the_command_is_the_end_of_its_processes_and_the_state_is_s
     assert "checkpoint" in kinds
 
 
-def test_the_death_of_the_coordinator_is_the_end_of_its_agents_and_costs_no_checkpoint(
+def test_a_coordinator_that_is_killed_again_and_again_ends_the_run_and_costs_no_checkpoint(
     desk: Any,
 ) -> None:
     job = desk.job(until={"minutes": 5}, checkpoint_every_s=0.2)
     process = desk.start("train", job, "--json", "--runs", desk.runs)
     saved = desk.await_event(lambda event: event["kind"] == "checkpoint")
-    desk.agent("agent-0").parent().kill()
+    coordinator, after = desk.agent("agent-0").parent(), saved["seq"]
+    for _ in range(MAX_RESTARTS):
+        coordinator.kill()
+        told = desk.await_event(
+            lambda event, at=after: event["kind"] == "coordinator" and event["seq"] > at
+        )
+        coordinator, after = psutil.Process(told["pid"]), told["seq"]
+    coordinator.kill()
     finished = desk.finish(process)
     assert finished.code not in (0, 130)
     assert f"--resume-from {desk.runs / 'small'}" in finished.err

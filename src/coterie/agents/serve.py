@@ -16,7 +16,7 @@ from coterie.agents.perform import FOREVER_S, drive
 from coterie.errors import CoterieError, JoinError, TrainingError
 from coterie.machine import Watch
 from coterie.transport.control import ControlClient
-from coterie.transport.messages import HUB, Stop, Welcome
+from coterie.transport.messages import HUB, Stop, Welcome, Who
 from coterie.transport.secure import JoinKey
 from coterie.transport.star import StarSwitch
 
@@ -59,7 +59,9 @@ def serve(endpoint: str, key: JoinKey, listen: str, watch: Watch) -> str:
     switch = StarSwitch(listen, key.agent_public, client.inbox, HUB)
     try:
         client.tell(first := hello(HUB, switch.address, "cpu"))
-        if not isinstance(welcome := client.inbox.get(WELCOME_S), Welcome):
+        while isinstance(welcome := client.inbox.get(WELCOME_S), Who):
+            client.tell(first)
+        if not isinstance(welcome, Welcome):
             found = welcome.reason if isinstance(welcome, Stop) else "nothing"
             raise JoinError(f"expected a coordinator at {endpoint}, found {found}")
         why = drive(Hub(first).live(), Performer(client, switch))

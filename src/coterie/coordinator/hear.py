@@ -188,7 +188,7 @@ def _settled(run: Run, name: str, settled: say.Settled) -> None:
         return
     run.members[name].outdated = False
     run.healthy.add(name)
-    if settled.healed:
+    if settled.healed or name in run.missed:
         returned = name in run.missed
         run.missed.discard(name)
         run.num_rejoined += returned
