@@ -190,7 +190,7 @@ class Job(_Words):
     until: dict[str, Positive]
     agents: Agents = Agents()
     listen: str = "127.0.0.1:0"
-    checkpoint_every_s: Positive = 60.0
+    checkpoint_every_s: Positive | Literal["auto"] = "auto"
     keep_checkpoints: Annotated[int, Field(strict=True, ge=1)] = 3
     baselines: list[Literal["solo", "equal"]] = Field(default_factory=list)
     drill: Drill | None = None

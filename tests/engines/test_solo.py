@@ -18,6 +18,7 @@ from coterie.agents import checkpoint
 from coterie.agents.learner import Setup
 from coterie.agents.stream import Stream
 from coterie.config import Job, Ref, TaskSpec
+from coterie.coordinator.survival import LEAST_S
 from coterie.engines.simulated import simulate
 from coterie.engines.solo import Solo
 from coterie.errors import CheckpointError, TrainingError
@@ -136,6 +137,21 @@ def test_every_checkpoint_on_the_way_leads_to_the_same_end(tmp_path: Path) -> No
         then.restore(checkpoint.load(point))
         assert then.train()["steps"] == 12
         assert torch.equal(then.learner.vector(), ran.learner.vector())
+
+
+def test_a_checkpoint_tells_what_it_cost_and_that_decides_when_the_next_is_due(
+    tmp_path: Path,
+) -> None:
+    ran = solo(tmp_path, {"steps": 2.0})
+    assert ran.job.checkpoint_every_s == "auto"
+    assert ran.save_every_s(ran.began_s) == LEAST_S  # the first is soon: it tells what saving costs
+    ran.train()
+    (saved,) = (event for event in read(tmp_path / "events.jsonl") if event["kind"] == "checkpoint")
+    assert saved["pause_s"] == saved["seconds"] == ran.save_cost_s > 0
+    assert (saved["step"], saved["round"]) == (2, 2)
+    assert saved["num_bytes"] > 0
+    ran.save_cost_s = 0.05
+    assert ran.save_every_s(ran.began_s) == pytest.approx((2 * 0.05 * 86_400) ** 0.5)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from coterie.transport.messages import (
     Probe,
     ProbeLinks,
     Save,
+    Saved,
     Scores,
     Stop,
     Term,
@@ -84,8 +85,6 @@ class Worker(Member):
             seconds = (yield do.Now()) - began_s
             yield do.Tell(Scores(round=self.round, metrics=metrics, seconds=seconds))
         elif isinstance(order, Save):
-            yield from self._land()
-            yield from self._catch_up()
             yield from self._save(order)
 
     def _land(self) -> do.Life[None]:
@@ -163,7 +162,13 @@ class Worker(Member):
     # -- state ------------------------------------------------------------------------------------
 
     def _save(self, order: Save) -> do.Life[None]:
+        """Copy what this member is, and go on: the copy is packed and sent meanwhile."""
+        began_s = yield do.Now()
+        yield from self._land()
+        yield from self._catch_up()
         files = self.snapshot().files(self.name)
+        pause_s = (yield do.Now()) - began_s
+        yield do.Tell(Saved(ticket=order.ticket, pause_s=pause_s))
         for file, data in files.items():
             if order.whole or file != MODEL_FILE:
                 for piece in pieces(order.ticket, file, data):

@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
+from coterie.coordinator.run import Checkpoint as Unwritten
 from coterie.coordinator.run import Resume
 from coterie.engines.processes import (
     DONE,
@@ -216,7 +216,7 @@ class Host:
             if name in self._identities:
                 self._server.send(self._identities[name], message)
         for point in c.checkpoints:
-            self._save(point.step, dict(point.files), dict(point.meta))
+            self._save(point)
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._names = {i: n for i, n in self._names.items() if n != name}
             self._identities.pop(name, None)
@@ -247,17 +247,18 @@ class Host:
             **resumed,
         )
 
-    def _save(self, step: int, files: dict[str, bytes], meta: dict[str, Any]) -> None:
-        began_s = time.perf_counter()
+    def _save(self, point: Unwritten) -> None:
+        began_s, step, files = time.perf_counter(), point.step, point.files
         try:
-            path = checkpoint.save(self._run, step, files, meta, self.job.keep_checkpoints)
+            path = checkpoint.save(self._run, step, files, point.meta, self.job.keep_checkpoints)
         except CheckpointError as error:
             self._unsaved = str(error)
             self._log.write("warning", text=str(error))
             return
         self._unsaved = ""
         num_bytes, seconds = sum(map(len, files.values())), time.perf_counter() - began_s
-        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds, "round": meta["round"]}
+        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds}
+        told |= {"round": point.meta["round"], "pause_s": point.pause_s}
         self._log.write("checkpoint", path=str(path), **told)
 
     def _end(self) -> int:

@@ -37,7 +37,7 @@ class Options(TypedDict, total=False):
     runs: str | Path
     resume: str | Path
     listen: str
-    checkpoint_every_s: float
+    checkpoint_every_s: float | Literal["auto"]
     show: Show  # called with every event; a screen by default
 
 

@@ -183,6 +183,14 @@ class State(Wire):
         return self
 
 
+class Saved(Wire):
+    """My state is copied, and its pieces follow while I go on: for so long I stood still for it."""
+
+    kind: Literal["saved"] = "saved"
+    ticket: int
+    pause_s: float
+
+
 class Bye(Wire):
     """I stop now, on purpose."""
 
@@ -290,7 +298,7 @@ class Stop(Wire):
 
 FromAgent = Annotated[
     Hello | Ready | Refused | Beat | Probed | Linked | TornRound | Settled | Report | Scores
-    | Declined | Offence | Failed | State | Back | Bye,
+    | Declined | Offence | Failed | Saved | State | Back | Bye,
     Field(discriminator="kind"),
 ]  # fmt: skip
 FromCoordinator = Annotated[
