@@ -197,3 +197,15 @@ def test_where_nobody_brings_anything_finite_the_run_ends_with_the_reason(
         (failed,) = group.of(name, say.Failed)
         assert (declined.round, declined.in_a_row) == (1, 1)
         assert failed.reason.startswith(f"{name}: expected a finite loss, found nan at step 1")
+
+
+def test_a_save_tells_how_long_it_stood_still_and_packs_meanwhile(stage: Any) -> None:
+    group = stage.two()
+    group.tell(stage.block(1, 1, 24))
+    life = group.workers["a"]._save(say.Save(term=1, ticket=3, whole=False))
+    assert life.send(None) == do.Now()
+    assert life.send(1.0) == do.Now()
+    assert life.send(1.25) == do.Tell(say.Saved(ticket=3, pause_s=0.25))
+    packed = life.send(None)
+    assert isinstance(packed, do.TellMeanwhile)
+    assert {piece.file for piece in packed.make()} == {"state/a.safetensors"}

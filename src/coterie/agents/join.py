@@ -89,7 +89,7 @@ def join(
             client.tell(Refused(reason=str(error)))
             return str(error)
         client.tell(worker.learner.ready())
-        why = drive(worker.live(), Performer(client, roads, rest_s))
+        why = drive(worker.live(), Performer(name, client, roads, rest_s))
         if client.given_up:
             raise TrainingError(client.given_up)
         return why

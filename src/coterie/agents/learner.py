@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from coterie.agents.buckets import stream
 from coterie.agents.stages import Stage, split
+from coterie.agents.state import copied
 from coterie.errors import CheckpointError, JobError, NotFinite
 from coterie.tasks.base import IndexedTask
 from coterie.tasks.supervised import Supervised
@@ -208,11 +209,16 @@ class Learner:
         """Held-out metrics."""
         return self.task.score(self.model)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name: what a plain torch model loads."""
-        return {
-            k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()
-        }
+    def weights(self, vector_N: Tensor | None = None) -> dict[str, Tensor]:
+        """Parameters and buffers by name: what a plain torch model loads.
+
+        Copies; with `vector_N`, the parameters are parts of it instead.
+        """
+        views = self.layout.views(self.vector() if vector_N is None else vector_N)
+        named = self.model.named_parameters()
+        parts = {id(p): views[name].to(p.dtype) for name, p in named if p.requires_grad}
+        whole = self.model.state_dict(keep_vars=True)  # where one parameter has two names, both
+        return {k: parts[id(v)] if id(v) in parts else copied(v) for k, v in whole.items()}
 
     def private(self) -> dict[str, Any]:
         """What only this member carries: optimizer, schedule, counts."""

@@ -148,12 +148,13 @@ class Solo:
 
     def _save(self) -> Path:
         learner, began_s = self.learner, time.time()
+        here_N = learner.vector()
         snapshot = Snapshot(
             round=learner.num_steps,
             strategy="",
             memory=(),
-            agreed_N=learner.vector(),
-            weights=learner.weights(),
+            agreed_N=here_N,
+            weights=learner.weights(here_N),
             private=learner.private(),
         )
         meta: dict[str, Any] = {
