@@ -188,10 +188,29 @@ class TestCheckpoints:
         weights = newest / "model.safetensors"
         whole = weights.read_bytes()
         weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        finished = refused(shared_desk, shared_desk.job("again"), "--resume-from", run)
+        finished = refused(shared_desk, shared_desk.job("again"), "--resume-from", newest)
         weights.write_bytes(whole)
         assert_refused(finished, (str(weights), "damaged", f"--resume-from {older}"))
         assert (run / "job.yaml").read_text() == before
+
+    @pytest.mark.parametrize("agents", [1, 2])
+    def test_a_run_goes_on_from_the_one_before_a_damaged_one_and_says_so(
+        self, agents: int, run: Path, shared_desk: Any
+    ) -> None:
+        name = f"copy-{agents}"
+        copy = shutil.copytree(run, shared_desk.runs / name)
+        newest = copy / "checkpoints" / (copy / "latest").read_text().strip()
+        (newest / "model.safetensors").unlink()
+        keys = {"name": name, "agents": agents, "until": {"steps": 110}}
+        finished = shared_desk.train(shared_desk.job(name, **keys), "--resume")
+        assert finished.code == 0, finished.err
+        (warning,) = (e["text"] for e in shared_desk.events(name) if e["kind"] == "warning")
+        assert "model.safetensors cannot be read" in warning
+        assert "the newest good one" in warning
+        assert f"warning: {warning}" in finished.err
+        resumed = shared_desk.events(name)[-1]
+        assert resumed["kind"] == "stopped"
+        assert finished.answer["steps"] == 110
 
     @pytest.mark.parametrize("agents", [1, 2])
     def test_one_of_another_model_is_refused_and_its_run_is_left_as_it_was(

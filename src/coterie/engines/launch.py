@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coterie.agents import checkpoint
 from coterie.config import Job, dump_job, parse_job
@@ -50,12 +50,27 @@ def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
     Bad input raises a CoterieError, and then nothing is left behind.
     """
     job = _resolved(job)
-    if resume is not None:
-        checkpoint.load(resume)  # a damaged one is refused before anything is started
+    origin = _origin(resume)  # a damaged one is refused before anything is started
     with _run_folder(job, runs, resume) as run:
         if job.agents.num_known == 1 and job.agents.remote == 0:
-            return _alone(job, lambda: _setup_of(job), run, resume, show)
+            return _alone(job, lambda: _setup_of(job), run, origin, show)
         return _follow(run, resume, show)
+
+
+class _Origin(NamedTuple):
+    """Where a run goes on from, and what is wrong with a newer checkpoint."""
+
+    folder: Path
+    passed_over: str
+
+
+def _origin(resume: Path | None) -> _Origin | None:
+    if resume is None:
+        return None
+    origin = _Origin(*checkpoint.choose(resume))
+    if origin.passed_over:
+        print(f"warning: {origin.passed_over}", file=sys.stderr)
+    return origin
 
 
 @contextmanager
@@ -210,8 +225,9 @@ def _on_interrupt(call: Callable[..., None]) -> Iterator[None]:
 
 def alone(job: Job, setup: Setup, runs: Path, resume: Path | None, show: Show) -> Result:
     """Carry out a job on one device in this process, on the setup's own objects."""
+    origin = _origin(resume)
     with _run_folder(job, runs, resume) as run:
-        return _alone(job, lambda: setup, run, resume, show)
+        return _alone(job, lambda: setup, run, origin, show)
 
 
 def _setup_of(job: Job) -> Setup:
@@ -221,15 +237,15 @@ def _setup_of(job: Job) -> Setup:
 
 
 def _alone(
-    job: Job, setup: Callable[[], Setup], run: Path, resume: Path | None, show: Show
+    job: Job, setup: Callable[[], Setup], run: Path, origin: _Origin | None, show: Show
 ) -> Result:
     from coterie.engines.solo import Solo
 
     try:
-        point = checkpoint.load(resume) if resume is not None else None
+        point = checkpoint.load(origin.folder) if origin is not None else None
         solo = Solo(job, setup(), run, show)
-        if point is not None:
-            solo.restore(point)
+        if point is not None and origin is not None:
+            solo.restore(point, origin.passed_over)
     except CoterieError as error:
         raise _Refused(str(error)) from None
     try:

@@ -71,6 +71,7 @@ class Host:
         self._told_task = False
         self._beat_at_s = 0.0
         self._resume = resume
+        self.passed_over = ""  # what is wrong with a checkpoint that is newer
 
     def serve(self) -> int:
         """Run to the end; the exit code."""
@@ -96,6 +97,8 @@ class Host:
 
     def _begin(self) -> None:
         self._tell_run()
+        if self.passed_over:
+            self._log.write("warning", text=self.passed_over)
         if self.coordinator.run.by_star:
             self._hub.start()
         self._agents.start()
@@ -334,8 +337,10 @@ def main(run: str, resume: str = "", again: str = "") -> int:
     die_with_parent(signal.SIGTERM)  # and save the state first
     host = None
     try:
-        start = checkpoint.load(Path(resume)) if resume else None
+        origin, passed_over = checkpoint.choose(Path(resume)) if resume else (None, "")
+        start = checkpoint.load(origin) if origin else None
         host = Host(Path(run), start, read(Path(run) / "events.jsonl") if again else ())
+        host.passed_over = passed_over
         return host.serve()
     except CoterieError as error:
         print(error, file=sys.stderr)

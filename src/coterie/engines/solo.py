@@ -51,13 +51,15 @@ class Solo:
         self._score_s = self.save_cost_s = 0.0
         self.began_s = self._saved_s = self._told_s = self._scored_s = time.time()
 
-    def restore(self, point: Checkpoint) -> None:
-        """Go on from a checkpoint, of one or of more devices."""
+    def restore(self, point: Checkpoint, passed_over: str = "") -> None:
+        """Go on from a checkpoint, of one or of more devices; why not from a newer one."""
         checkpoint.check_layout(self.learner.layout, point.meta)
         snapshot = Snapshot.from_files(point.files, NAME)
         self.learner.restore(snapshot.weights, snapshot.private)
         self.num_epochs, self.open = unlearned(point.meta, self.num_train)
         self._part = self._begun()
+        if passed_over:
+            self._tell("warning", text=passed_over)
 
     def train(self) -> dict[str, Any]:
         """Learn until `until`; the summary. Raises TrainingError where it cannot go on."""
