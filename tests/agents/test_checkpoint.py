@@ -294,10 +294,10 @@ def test_a_damaged_one_that_is_named_is_refused_and_so_is_a_run_without_a_good_o
 ) -> None:
     save_steps(tmp_path, 10, 20)
     damage(tmp_path / "checkpoints" / "step-20")
-    with pytest.raises(CheckpointError, match="--resume-from .*step-10"):
+    with pytest.raises(CheckpointError, match=r"--resume-from .*step-10"):
         choose(tmp_path / "checkpoints" / "step-20")
     damage(tmp_path / "checkpoints" / "step-10")
-    with pytest.raises(CheckpointError, match="start anew|found no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"start anew|found no checkpoint"):
         choose(tmp_path)
 
 

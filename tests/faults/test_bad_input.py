@@ -4,8 +4,10 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +287,37 @@ def test_a_full_disk_is_told_and_costs_no_earlier_checkpoint(
     assert "Traceback" not in finished.err
     assert Path(saved["path"]).parent.is_dir()
     assert not desk.await_empty()
+
+
+@pytest.mark.parametrize("agents", [1, 2])
+def test_events_that_find_no_room_are_held_until_there_is_some(
+    agents: int, desk: Any, tiny_disk: Callable[[int], Path]
+) -> None:
+    disk = tiny_disk(1 << 20)
+    keys = {"agents": agents, "until": {"minutes": 5}, "checkpoint_every_s": 1e6}
+    process = desk.start("train", desk.job(**keys), "--json", "--runs", disk)
+    desk.await_event(lambda event: event["kind"] == "progress")
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    warning = next(line for line in process.stderr if line.startswith("warning: "))
+    assert "No space left on device" in warning
+    assert "held in memory" in warning
+    known = desk.events()[-1]["seq"]
+    time_s = time.time()
+    filler.unlink()
+    late = desk.await_event(lambda event: event["seq"] > known + 1)
+    process.terminate()
+    finished = desk.finish(process)
+    assert finished.code == 130, finished.err
+    told = desk.events()
+    assert [event["seq"] for event in told] == list(range(len(told)))
+    assert [event["time_s"] for event in told] == sorted(event["time_s"] for event in told)
+    assert told[known + 1]["time_s"] < time_s  # its own, not that of its writing
+    assert late["seq"] == known + 2
+    assert told[-1]["kind"] == "stopped"
+    assert "Traceback" not in finished.err
 
 
 def free_port() -> int:

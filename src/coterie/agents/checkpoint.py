@@ -298,12 +298,9 @@ def _step_of(folder: Path) -> int | None:
 
 def _is_good(folder: Path) -> bool:
     try:
-        _, _, manifest = _read_meta(folder)
-        for _ in _verified_files(folder, manifest):
-            pass
+        return all(True for _ in _verified_files(folder, _read_meta(folder)[2]))
     except CheckpointError:
         return False
-    return True
 
 
 def _newest_good(folder: Path, below: int | None = None) -> Path | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from coterie.agents import checkpoint
 from coterie.config import Job, dump_job, parse_job
@@ -28,6 +28,7 @@ from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.machine import gpus
 from coterie.sync.reading import parse
 from coterie.watch.events import follow, read
+from coterie.watch.patience import WARNING
 
 if TYPE_CHECKING:
     from coterie.agents.learner import Setup
@@ -69,7 +70,7 @@ def _origin(resume: Path | None) -> _Origin | None:
         return None
     origin = _Origin(*checkpoint.choose(resume))
     if origin.passed_over:
-        print(f"warning: {origin.passed_over}", file=sys.stderr)
+        print(f"{WARNING}{origin.passed_over}", file=sys.stderr)
     return origin
 
 
@@ -144,7 +145,7 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
                 show(event)
                 if event["kind"] == "summary":
                     summary = event
-            complaint = host.popen.communicate()[1].decode().strip()
+            complaint = host.complaint()
             if not host.was_killed or num_starts > MAX_RESTARTS or not _has_begun(events, began):
                 break
             num_starts += 1
@@ -181,9 +182,29 @@ class _Host:
         command = [sys.executable, "-m", "coterie.engines.local", str(self._run)]
         command += ["" if again or self._resume is None else str(self._resume)]
         command += ["again"] if again else []
-        return subprocess.Popen(
+        popen = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
+        assert popen.stderr is not None
+        self._said: list[str] = []
+        self._listener = threading.Thread(target=self._listen, args=(popen.stderr,), daemon=True)
+        self._listener.start()
+        return popen
+
+    def _listen(self, stderr: IO[bytes]) -> None:
+        """Pass on warnings as they are said; the rest is told at the end."""
+        for line in stderr:
+            text = line.decode(errors="replace")
+            if text.startswith(WARNING):
+                print(text, end="", file=sys.stderr, flush=True)
+            else:
+                self._said.append(text)
+
+    def complaint(self) -> str:
+        """What it said before it ended, once it has."""
+        self.popen.wait()
+        self._listener.join()
+        return "".join(self._said).strip()
 
     def start_again(self) -> None:
         """Start one in the place of one that was killed."""

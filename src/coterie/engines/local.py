@@ -37,7 +37,8 @@ from coterie.machine import cores, die_with_parent, memory_available_bytes
 from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
-from coterie.watch.events import EventLog, audit, read
+from coterie.watch.events import audit, read
+from coterie.watch.patience import PatientLog
 from coterie.watch.words import Event
 
 TICK_S = 0.1
@@ -54,7 +55,7 @@ class Host:
         self._run, self._past = run, past
         keys = _keys(run, anew=not past)
         self._server = ControlServer(_endpoint(past) or self.job.listen, keys)
-        self._log = EventLog(run / "events.jsonl")
+        self._log = PatientLog(run / "events.jsonl")
         beside = os.getppid()
         self._agents = LocalAgents(self.job, run, self._server.endpoint, beside)
         num_agents = self.job.agents.num_known
@@ -225,6 +226,7 @@ class Host:
             self._identities.pop(name, None)
             self._agents.kill(name)
         c.evicted.clear()
+        self._log.flush()
         c.log.clear()
         c.outbox.clear()
         c.checkpoints.clear()
@@ -272,7 +274,7 @@ class Host:
         if not failure and c.stopping:
             code = INTERRUPTED
         saved = checkpoint.good_checkpoints(self._run)
-        books = audit(read(self._run / "events.jsonl"))
+        books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         self._log.write(
             "summary",
             **summary(c),
@@ -283,6 +285,8 @@ class Host:
         )
         reason = failure or c.stopping or c.reached()
         self._log.write("stopped", reason=reason, ok=code == DONE, resumable=bool(saved))
+        if untold := self._log.flush():
+            failure, code = failure or f"{len(self._log.held()):,} {untold}", FAILED
         if failure:
             kept = f"; the last good checkpoint is {saved[0]}" if saved else ""
             print(f"{failure}{kept}", file=sys.stderr)

@@ -18,9 +18,9 @@ from coterie.agents.snapshot import Snapshot
 from coterie.agents.stream import Stream
 from coterie.config import Job
 from coterie.coordinator.survival import checkpoint_interval_s, failures_per_s
-from coterie.errors import CheckpointError
+from coterie.errors import CheckpointError, CoterieError
 from coterie.leases import Lease, Span, count, take, unlearned
-from coterie.watch.events import EventLog
+from coterie.watch.patience import PatientLog
 
 NAME = "agent-0"
 PROGRESS_S = 0.5
@@ -45,7 +45,7 @@ class Solo:
         self.num_epochs = 0  # learned whole
         self.open: dict[int, tuple[Span, ...]] = {}  # of epochs begun: positions not yet learned
         self._stream = Stream(self.num_train, self.job.seed)
-        self._log = EventLog(self.run / "events.jsonl")
+        self._log = PatientLog(self.run / "events.jsonl")
         self._num_samples = 0
         self._part = 0.0  # of the epoch under way
         self._score_s = self.save_cost_s = 0.0
@@ -238,6 +238,8 @@ class Solo:
         told = self._tell("summary", **figures)
         reason = self._reached(self.metrics)
         self._tell("stopped", reason=reason, ok=not self.interrupted, resumable=True)
+        if untold := self._log.flush():
+            raise CoterieError(f"{len(self._log.held()):,} {untold}")
         return told
 
     def fail(self, reason: str) -> str:
