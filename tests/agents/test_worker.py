@@ -78,6 +78,21 @@ def test_a_member_that_missed_an_outcome_is_given_it_and_does_not_heal(
     assert {m.cohort for m in group.of("b", say.Report)} <= {("a", "b")}
 
 
+def test_whoever_begins_a_round_that_stands_meets_as_those_who_hold_it(stage: Any) -> None:
+    """a has brought its part of round 1, b has not begun it: both have to speak alike."""
+    group = stage.two()
+    group.tell(stage.block(1, 1, 8), "a")
+    group.tear("a")
+    group.tell(stage.term(2, "a", "b", at_once=True))
+    assert [m.stands for m in group.of("b", say.Settled)] == [0, 1]
+    group.tell(stage.block(1, 1, 8), "b")
+    assert [worker.round for worker in group.workers.values()] == [1, 1]
+    assert torch.equal(*group.vectors())
+    undisturbed = stage.two()
+    undisturbed.tell(stage.block(1, 1, 8))
+    assert torch.allclose(group.vectors()[0], undisturbed.vectors()[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("strategy", ["chain(Reduce())", "diloco(1)"])
 def test_a_newcomer_takes_over_all_that_is_agreed(stage: Any, strategy: str) -> None:
     group = stage.group("a", "b", "c")
