@@ -192,6 +192,20 @@ class TestRefused:
             ({"baselines": ["fast"]}, "baselines.0: expected 'solo' or 'equal', found 'fast'"),
             ({"drill": {"kill": "b", "at": 1.5}}, "drill.at: expected less than 1, found 1.5"),
             ({"scheduler": {"call": "m:f", "every": "day"}}, "expected 'epoch' or 'step'"),
+            ({"deterministic": 1}, "deterministic: expected a valid boolean, found 1"),
+            ({"deterministic": True}, "a strategy by name beside deterministic: true, found auto"),
+            (
+                {"deterministic": True, "strategy": "diloco(8)", "baselines": ["solo"]},
+                "expected no baselines beside deterministic: true, found solo",
+            ),
+            (
+                {
+                    "deterministic": True,
+                    "strategy": "diloco(8)",
+                    "scheduler": "torch.optim.lr_scheduler:ReduceLROnPlateau",
+                },
+                "found ReduceLROnPlateau",
+            ),
             ({"until": {}}, "one or more of epochs, steps, minutes, accuracy, found none"),
             ({"until": {"acuracy": 1}}, "minutes, accuracy, found acuracy"),
             ({"until": {"epochs": 0}}, "until.epochs: expected greater than 0, found 0"),

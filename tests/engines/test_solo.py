@@ -86,15 +86,20 @@ def halving(optimizer: torch.optim.Optimizer) -> Any:
     return lr_scheduler.StepLR(optimizer, 1, 0.5)
 
 
+def wet() -> nn.Module:
+    return nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 2))
+
+
 @pytest.mark.parametrize(
     ("made", "end_epoch"),
     [
         (setup(SGD), None),
         (setup(ADAM), None),
+        (setup(SGD, model=wet), None),
         (setup(SGD, scheduler=halving), lambda scheduler, loss: scheduler.step()),
         (setup(SGD, scheduler=plateau), lambda scheduler, loss: scheduler.step(loss)),
     ],
-    ids=["sgd", "adam", "schedule", "plateau"],
+    ids=["sgd", "adam", "dropout", "schedule", "plateau"],
 )
 def test_it_is_the_plain_torch_loop_bit_for_bit(
     tmp_path: Path, made: Setup, end_epoch: Callable[..., None] | None
@@ -111,6 +116,7 @@ def test_it_is_the_plain_torch_loop_bit_for_bit(
     ),  # an epoch is 4 steps; the loss of a part of one is not that of the whole
     [
         *((num_steps, setup(SGD)) for num_steps in (1.0, 3.0, 4.0, 7.0, 8.0)),
+        *((num_steps, setup(SGD, model=wet)) for num_steps in (1.0, 4.0, 7.0)),
         *((num_steps, setup(SGD, scheduler=plateau)) for num_steps in (4.0, 8.0)),
     ],
 )

@@ -70,6 +70,7 @@ class Member:
 
     def __post_init__(self) -> None:
         self.stream = Stream(self.learner.task.num_train, self.learner.setup.seed)
+        self.learner.draws.seed(self.learner.setup.seed, self.name)  # not as any other member
 
     @property
     def layout(self) -> Layout:
@@ -159,7 +160,9 @@ class Member:
 
     def inherit(self, snapshot: Snapshot) -> None:
         """Become a peer of the member that the snapshot was taken of."""
+        own = self.learner.draws.state()
         self.adopt(snapshot)
+        self.learner.draws.restore(own)
         if self.strategy is not None:
             like_N = self.learner.vector()
             self.memory = self.strategy.inherit(self.memory, self.layout, like_N)

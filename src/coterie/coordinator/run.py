@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coterie.config import Job
+from coterie.coordinator.fixed import refuse_unsteady
 from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member
@@ -57,6 +58,8 @@ class Run:
     def __init__(self, job: Job, num_agents: int, resume: Resume | None = None) -> None:
         self.job, self.num_agents, self.resume = job, num_agents, resume
         self.asked = None if job.strategy == "auto" else parse(job.strategy)
+        if job.deterministic and self.asked is not None:
+            refuse_unsteady(self.asked)
         self._lay_out()
         self._know_members()
         self._know_progress()

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from coterie.agents import checkpoint
 from coterie.config import Job, dump_job, parse_job
+from coterie.coordinator.fixed import refuse_unsteady
 from coterie.engines.processes import (
     DONE,
     FAILED,
@@ -101,7 +102,9 @@ class _Refused(CoterieError):
 def _resolved(job: Job) -> Job:
     """The job with every `auto` that can be known now made a number, checked once more."""
     if job.strategy != "auto":
-        parse(job.strategy)
+        strategy = parse(job.strategy)
+        if job.deterministic:
+            refuse_unsteady(strategy)
     local = max(1, len(gpus())) if job.agents.local == "auto" else job.agents.local
     data = job.model_dump(by_alias=True, mode="json")
     data["agents"]["local"] = local

@@ -13,6 +13,7 @@ from typing import Any
 
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
+from coterie.agents.draws import repeatable
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.snapshot import Snapshot
 from coterie.agents.stream import Stream
@@ -64,7 +65,7 @@ class Solo:
     def train(self) -> dict[str, Any]:
         """Learn until `until`; the summary. Raises TrainingError where it cannot go on."""
         self._announce()
-        with self._interruptible():
+        with self._interruptible(), repeatable(self.job.deterministic):
             while not self._reached(self.metrics):
                 self._epoch()
         if not self.interrupted:
