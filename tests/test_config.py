@@ -46,6 +46,7 @@ class TestReading:
         assert job.task.loss == Ref(call="torch.nn.functional:cross_entropy")
         assert (job.strategy, job.agents, job.seed) == ("auto", Agents(), 0)
         assert (job.listen, job.keep_checkpoints, job.baselines) == ("127.0.0.1:0", 3, [])
+        assert job.checkpoint_every_s == "auto"
 
     def test_an_exponent_without_a_point_is_a_number(self, path: Path) -> None:
         assert load_job(path).optimizer.kwargs["lr"] == 0.001
@@ -186,9 +187,25 @@ class TestRefused:
             ({"listen": "localhost"}, "listen: expected host:port"),
             ({"listen": "localhost:70000"}, "found 'localhost:70000'"),
             ({"keep_checkpoints": 0}, "keep_checkpoints: expected greater than or equal to 1"),
+            ({"checkpoint_every_s": 0}, "checkpoint_every_s: expected greater than 0 or 'auto'"),
+            ({"checkpoint_every_s": "daily"}, "or 'auto', found 'daily'"),
             ({"baselines": ["fast"]}, "baselines.0: expected 'solo' or 'equal', found 'fast'"),
             ({"drill": {"kill": "b", "at": 1.5}}, "drill.at: expected less than 1, found 1.5"),
             ({"scheduler": {"call": "m:f", "every": "day"}}, "expected 'epoch' or 'step'"),
+            ({"deterministic": 1}, "deterministic: expected a valid boolean, found 1"),
+            ({"deterministic": True}, "a strategy by name beside deterministic: true, found auto"),
+            (
+                {"deterministic": True, "strategy": "diloco(8)", "baselines": ["solo"]},
+                "expected no baselines beside deterministic: true, found solo",
+            ),
+            (
+                {
+                    "deterministic": True,
+                    "strategy": "diloco(8)",
+                    "scheduler": "torch.optim.lr_scheduler:ReduceLROnPlateau",
+                },
+                "found ReduceLROnPlateau",
+            ),
             ({"until": {}}, "one or more of epochs, steps, minutes, accuracy, found none"),
             ({"until": {"acuracy": 1}}, "minutes, accuracy, found acuracy"),
             ({"until": {"epochs": 0}}, "until.epochs: expected greater than 0, found 0"),

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 from pydantic_core import ErrorDetails
 
 from coterie.errors import JobError
+from coterie.yamls import read_yaml, write_yaml
 
 BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
 TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
@@ -172,7 +172,8 @@ class Job(_Words):
     """One run, whole: task, optimizer, agents, strategy, and when it is done.
 
     `until` ends the run at the first of its keys reached: epochs, steps, minutes, or a metric of
-    the task at or above its value. `root` is the folder whose modules references may name.
+    the task at or above its value. `root` is the folder whose modules references may name. With
+    `deterministic`, nothing that was measured decides what is learned by whom.
 
     >>> task = TaskSpec(model="m:net", train="m:train", test="m:test")
     >>> Job(name="first", task=task, optimizer="torch.optim:SGD", batch=64,
@@ -187,10 +188,11 @@ class Job(_Words):
     batch: Annotated[int, Field(strict=True, gt=0)]  # samples of one step, over all agents
     seed: Whole = 0
     strategy: str = "auto"
+    deterministic: Annotated[bool, Field(strict=True)] = False
     until: dict[str, Positive]
     agents: Agents = Agents()
     listen: str = "127.0.0.1:0"
-    checkpoint_every_s: Positive = 60.0
+    checkpoint_every_s: Positive | Literal["auto"] = "auto"
     keep_checkpoints: Annotated[int, Field(strict=True, ge=1)] = 3
     baselines: list[Literal["solo", "equal"]] = Field(default_factory=list)
     drill: Drill | None = None
@@ -236,6 +238,27 @@ class Job(_Words):
             )
         return self
 
+    @check_whole(mode="after")
+    def _can_be_repeated(self) -> Job:
+        if not self.deterministic:
+            return self
+        if self.strategy == "auto":
+            raise JobError(
+                "expected a strategy by name beside deterministic: true, found auto, which goes by "
+                "what it measures; name one, such as local-sgd(8)"
+            )
+        if self.baselines:
+            raise JobError(
+                "expected no baselines beside deterministic: true, found "
+                f"{', '.join(self.baselines)}: how long they last is measured; leave them out"
+            )
+        if self.scheduler is not None and self.scheduler.call.endswith(":ReduceLROnPlateau"):
+            raise JobError(
+                "expected a schedule of its own beside deterministic: true, found "
+                "ReduceLROnPlateau, which goes by losses as they were told; choose another"
+            )
+        return self
+
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """The job of a YAML file, with `a.b=value` overrides laid over it.
@@ -257,7 +280,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"expected a job file at {path}, found: {error}; check the path") from None
-    data = _read_yaml(text, str(path))
+    data = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise JobError(f"{path}: expected a mapping of the job's keys, found {_shown(data)}")
     for override in overrides:
@@ -284,17 +307,10 @@ def dump_job(job: Job) -> str:
 
     >>> job = Job(name="first", task=TaskSpec(model="m:net", train="m:train", test="m:test"),
     ...           optimizer="torch.optim:SGD", batch=64, until={"epochs": 3})
-    >>> parse_job(yaml.safe_load(dump_job(job))) == job
+    >>> parse_job(read_yaml(dump_job(job), "job.yaml")) == job
     True
     """
-    return yaml.dump(job.model_dump(by_alias=True), Dumper=_Dumper, sort_keys=False)
-
-
-def _read_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
-    except yaml.YAMLError as error:
-        raise JobError(f"{source}: expected YAML, found: {' '.join(str(error).split())}") from None
+    return write_yaml(job.model_dump(by_alias=True))
 
 
 def _overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
@@ -311,7 +327,7 @@ def _overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
                 f"found {_shown(inner)}; set that key whole"
             )
         here[key] = here = dict(inner)
-    here[keys[-1]] = _read_yaml(value, f"--set {override}")
+    here[keys[-1]] = read_yaml(value, f"--set {override}")
     return changed
 
 
@@ -377,24 +393,3 @@ def _wanted(problem: ErrorDetails) -> str:
 def _shown(found: object) -> str:
     text = "nothing" if found is None else repr(found)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values as YAML 1.2 reads them, each key once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            problem = f"the key {twice!r} twice"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back."""
-
-
-# YAML 1.1 takes 1e-3 for text, and a learning rate is written so more often than not.
-_EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
-for _speaker in (_Loader, _Dumper):
-    _speaker.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))

@@ -96,6 +96,9 @@ class Group:
             case do.Tell(message):
                 self.told[name].append(message)
                 return True, None
+            case do.TellMeanwhile(make):
+                self.told[name] += make()
+                return True, None
             case do.Compute(run, _):
                 return True, attempt(run)
             case do.Hear() if self.orders[name]:

@@ -16,6 +16,7 @@ import pytest
 from coterie.agents.checkpoint import (
     JSON,
     check_layout,
+    choose,
     describe_layout,
     good_checkpoints,
     load,
@@ -239,6 +240,71 @@ def test_a_damaged_one_names_the_next_older_good_one(
         assert complaint(path).endswith(f"resume from it with --resume-from {good}")
     (good / "meta.json").unlink()
     assert "no older good one" in complaint(damaged)
+
+
+def cut_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip_a_bit(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[3] ^= 4
+    file.write_bytes(data)
+
+
+def lose_the_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def lose_the_manifest(folder: Path) -> None:
+    (folder / "meta.json").unlink()
+
+
+damages = pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (cut_short, "model.safetensors is damaged: expected 13 bytes, found 12"),
+        (flip_a_bit, "model.safetensors is damaged: it differs from its SHA-256"),
+        (lose_the_weights, "model.safetensors cannot be read"),
+        (lose_the_manifest, "meta.json cannot be read"),
+        (shutil.rmtree, ""),
+    ],
+)
+
+
+@damages
+def test_a_run_goes_on_from_the_newest_good_checkpoint(
+    tmp_path: Path, damage: Callable[[Path], None], found: str
+) -> None:
+    save_steps(tmp_path, 10, 20, 30)
+    for step in (20, 30):
+        damage(tmp_path / "checkpoints" / f"step-{step}")
+    folder, passed_over = choose(tmp_path)
+    assert folder == tmp_path / "checkpoints" / "step-10"
+    assert found in passed_over
+    assert bool(found) == ("going on from step-10" in passed_over)
+    assert "--resume-from" not in passed_over
+
+
+@damages
+def test_a_damaged_one_that_is_named_is_refused_and_so_is_a_run_without_a_good_one(
+    tmp_path: Path, damage: Callable[[Path], None], found: str
+) -> None:
+    save_steps(tmp_path, 10, 20)
+    damage(tmp_path / "checkpoints" / "step-20")
+    with pytest.raises(CheckpointError, match=r"--resume-from .*step-10"):
+        choose(tmp_path / "checkpoints" / "step-20")
+    damage(tmp_path / "checkpoints" / "step-10")
+    with pytest.raises(CheckpointError, match=r"start anew|found no checkpoint"):
+        choose(tmp_path)
+
+
+def test_a_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+    save_steps(tmp_path, 10, 20)
+    for path, step in ((tmp_path, 20), (tmp_path / "checkpoints" / "step-10", 10)):
+        assert choose(path) == (tmp_path / "checkpoints" / f"step-{step}", "")
 
 
 def test_a_format_of_another_version_is_named(

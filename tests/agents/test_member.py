@@ -39,3 +39,25 @@ def test_another_sentence_begins_where_all_agreed_to_be(stage: Any) -> None:
 def test_a_state_that_was_damaged_on_the_way_is_refused(stage: Any) -> None:
     with pytest.raises(TrainingError, match="the state of b whole, found it damaged"):
         member(stage).inherit_whole(b"state", b"\x00" * 32, "b")
+
+
+@pytest.mark.parametrize("strategy", ["all-reduce", "diloco-int8(1)", "streaming-diloco(4, 2, 1)"])
+def test_a_snapshot_stays_what_it_was_while_its_member_goes_on(stage: Any, strategy: str) -> None:
+    group = stage.two()
+    group.tell(stage.block(1, 1, 16, strategy=strategy))
+    mine = group.workers["a"]
+    taken = mine.snapshot()
+    before = taken.to_bytes()
+    group.tell(stage.block(1, 3, 32, strategy=strategy))
+    assert mine.snapshot().to_bytes() != before
+    assert taken.to_bytes() == before
+
+
+def test_a_parameter_of_two_names_is_saved_as_agreed_by_both(stage: Any) -> None:
+    mine = member(stage)
+    mine.learner.model.alias = mine.learner.model.weight
+    mine.adopt_strategy("diloco(2)")
+    mine.learner.place(mine.learner.vector() + 1.0)  # it walks
+    weights = mine.snapshot().weights
+    assert torch.equal(weights["alias"], weights["weight"])
+    assert torch.equal(weights["weight"].reshape(-1), mine.agreed_vector()[:6])

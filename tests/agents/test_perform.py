@@ -19,6 +19,8 @@ from coterie.tasks.supervised import Supervised
 from coterie.transport import messages as say
 from coterie.transport.control import Inbox
 
+DEADLINE_S = 20.0  # bounds a test that hangs; none waits for it otherwise
+
 
 class Client:
     """A control channel of which both ends are here."""
@@ -97,7 +99,7 @@ def worker(inputs: Tensor) -> Worker:
 def lived(mine: Worker, client: Client, num_torn: int = 0, rest_s: Any = lambda _: 0.0) -> str:
     roads: Any = Alone(client, num_torn)
     there: Any = client
-    return drive(mine.live(), Performer(there, roads, rest_s))
+    return drive(mine.live(), Performer("a", there, roads, rest_s))
 
 
 def test_orders_are_carried_out_until_told_to_stop() -> None:
@@ -134,8 +136,36 @@ def test_a_throttle_rests_after_every_computation() -> None:
 
 def test_a_stream_whose_sum_broke_off_keeps_its_value() -> None:
     client: Any = Client()
-    perform = Performer(client, Alone(client, num_torn=1), lambda _: 0.0)  # type: ignore[arg-type]
+    perform = Performer("a", client, Alone(client, num_torn=1), lambda _: 0.0)  # type: ignore[arg-type]
     assert perform(do.Stream(lambda emit: emit(torch.ones(2)) or 7, ())) == (7, False)
+
+
+def test_what_is_told_meanwhile_holds_nobody_up() -> None:
+    client: Any = Client()
+    perform = Performer("a", client, Alone(client), lambda _: 0.0)  # type: ignore[arg-type]
+    may_go_on, told = threading.Event(), threading.Event()
+
+    def make() -> Any:
+        yield say.Bye()
+        may_go_on.wait(DEADLINE_S)
+        yield say.Beat()
+        told.set()
+
+    assert perform(do.TellMeanwhile(make)) is None
+    perform(do.Tell(say.Who()))
+    may_go_on.set()
+    assert told.wait(DEADLINE_S)
+    assert sorted(message.kind for message in client.told) == ["beat", "bye", "who"]
+
+
+def test_what_cannot_be_made_meanwhile_is_told_as_a_failure() -> None:
+    client: Any = Client()
+    perform = Performer("a", client, Alone(client), lambda _: 0.0)  # type: ignore[arg-type]
+    told = threading.Event()
+    client.tell = lambda message: (client.told.append(message), told.set())
+    perform(do.TellMeanwhile(lambda: 1 / 0))  # type: ignore[arg-type,return-value]
+    assert told.wait(DEADLINE_S)
+    assert client.told == [say.Failed(reason="a: division by zero")]
 
 
 def talk(num: int) -> Any:

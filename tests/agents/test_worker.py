@@ -78,6 +78,21 @@ def test_a_member_that_missed_an_outcome_is_given_it_and_does_not_heal(
     assert {m.cohort for m in group.of("b", say.Report)} <= {("a", "b")}
 
 
+def test_whoever_begins_a_round_that_stands_meets_as_those_who_hold_it(stage: Any) -> None:
+    """a has brought its part of round 1, b has not begun it: both have to speak alike."""
+    group = stage.two()
+    group.tell(stage.block(1, 1, 8), "a")
+    group.tear("a")
+    group.tell(stage.term(2, "a", "b", at_once=True))
+    assert [m.stands for m in group.of("b", say.Settled)] == [0, 1]
+    group.tell(stage.block(1, 1, 8), "b")
+    assert [worker.round for worker in group.workers.values()] == [1, 1]
+    assert torch.equal(*group.vectors())
+    undisturbed = stage.two()
+    undisturbed.tell(stage.block(1, 1, 8))
+    assert torch.allclose(group.vectors()[0], undisturbed.vectors()[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("strategy", ["chain(Reduce())", "diloco(1)"])
 def test_a_newcomer_takes_over_all_that_is_agreed(stage: Any, strategy: str) -> None:
     group = stage.group("a", "b", "c")
@@ -197,3 +212,15 @@ def test_where_nobody_brings_anything_finite_the_run_ends_with_the_reason(
         (failed,) = group.of(name, say.Failed)
         assert (declined.round, declined.in_a_row) == (1, 1)
         assert failed.reason.startswith(f"{name}: expected a finite loss, found nan at step 1")
+
+
+def test_a_save_tells_how_long_it_stood_still_and_packs_meanwhile(stage: Any) -> None:
+    group = stage.two()
+    group.tell(stage.block(1, 1, 24))
+    life = group.workers["a"]._save(say.Save(term=1, ticket=3, whole=False))
+    assert life.send(None) == do.Now()
+    assert life.send(1.0) == do.Now()
+    assert life.send(1.25) == do.Tell(say.Saved(ticket=3, pause_s=0.25))
+    packed = life.send(None)
+    assert isinstance(packed, do.TellMeanwhile)
+    assert {piece.file for piece in packed.make()} == {"state/a.safetensors"}

@@ -51,6 +51,7 @@ class Play:
         self.bytes_per_s: dict[frozenset[str], float] = {}  # where it is not 1e9
         self.meeting_s = 0.0  # of a round, beyond the work
         self.scoring_s = 0.001
+        self.saving_s = 0.0  # that a member stands still for a save
         self.accuracy, self.loss = 0.5, 1.0
         self.mute: set[str] = set()  # alive, but neither beating nor answering
         self.alive: set[str] = set()
@@ -232,6 +233,7 @@ class Play:
                     seconds=self.scoring_s,
                 )
             case say.Save() if message.term == self.terms[name].number:
+                yield say.Saved(ticket=message.ticket, pause_s=self.saving_s)
                 files = [f"state/{name}", *(["model"] if message.whole else [])]
                 for file in files:
                     yield from say.pieces(message.ticket, file, b"x")

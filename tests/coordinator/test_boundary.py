@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
 from coterie.coordinator.boundary import EVALUATION_PART, WINDOW_S
 from coterie.coordinator.run import Resume
+from coterie.coordinator.survival import LEAST_S, PAUSED_PART
 from coterie.leases import unlearned
 from coterie.transport import messages as say
 
@@ -87,6 +89,71 @@ def test_states_are_saved_at_their_own_pace_and_only_where_anything_was_learned(
     assert 10 <= len(p.checkpoints) <= 15
     rounds = [point.meta["round"] for point in p.checkpoints]
     assert rounds == sorted(set(rounds))
+
+
+def saved_at_s(p, until_s):
+    """When members were asked for their states, up to a time."""
+    asked, times = 0, []
+    while p.now_s < until_s:
+        p.answer()
+        if (now := len(p.orders_of(say.Save, to="a"))) > asked:
+            asked = now
+            times.append(p.now_s)
+    return times
+
+
+def test_the_interval_follows_what_a_save_costs(play):
+    """Young 1974: sqrt(2 · 0.1 s · a day / 3) is 76 s; the first save tells what it costs."""
+    p = play(until=ENDLESS, checkpoint_every_s="auto")
+    p.pace_s, p.saving_s = 0.01, 0.1
+    p.enter()
+    first, *later = saved_at_s(p, 300.0)
+    assert first == pytest.approx(LEAST_S, abs=2.0)
+    gaps_s = [b - a for a, b in pairwise([first, *later])]
+    assert gaps_s == [pytest.approx(76.0, abs=2.0)] * 3
+    assert [point.pause_s for point in p.checkpoints] == [0.1] * 4
+
+
+def test_saves_that_cost_much_keep_to_their_part_of_the_time(play):
+    p = play(until=ENDLESS, checkpoint_every_s="auto")
+    p.pace_s, p.saving_s = 0.05, 9.0
+    p.enter()
+    first, second = saved_at_s(p, 1000.0)
+    assert second - first == pytest.approx(9.0 / PAUSED_PART, abs=5.0)
+
+
+def test_losses_that_are_counted_shorten_the_interval(play):
+    p = play(until=ENDLESS, checkpoint_every_s="auto")
+    p.pace_s, p.saving_s = 0.01, 0.1
+    p.enter()
+    saved_at_s(p, 20.0)
+    for _ in range(3):
+        p.kill("c")
+        p.wait(1.0)
+        p.enter("c")
+        p.until_true(lambda: "c" in p.run.term.members)
+    times = saved_at_s(p, 150.0)
+    assert times[-1] - times[-2] == pytest.approx(38.0, abs=3.0)  # four losses in a day
+
+
+@pytest.mark.parametrize("num_killed", [1, 2])
+def test_what_lies_on_one_machine_alone_is_saved_at_once(play, num_killed):
+    p = play(until=ENDLESS, checkpoint_every_s="auto")
+    p.saving_s = 1.0
+    p.enter()
+    saved_at_s(p, 10.0)
+    p.kill(*"cb"[:num_killed])
+    killed_s = p.now_s
+    asked = len(p.orders_of(say.Save, to="a"))
+    p.until_true(lambda: len(p.run.term.members) == 3 - num_killed)
+    saved_at_s(p, killed_s + 5.0)
+    assert len(p.orders_of(say.Save, to="a")) - asked == (num_killed == 2)
+
+
+def test_a_pause_of_an_order_that_broke_off_counts_for_nothing(play):
+    p = play(until=ENDLESS, checkpoint_every_s="auto").enter()
+    p.say("a", say.Saved(ticket=7, pause_s=9.0))
+    assert p.run.save_cost_s == 0.0
 
 
 @pytest.mark.parametrize("death", ["of a member", "of none"])

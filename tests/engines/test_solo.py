@@ -18,6 +18,7 @@ from coterie.agents import checkpoint
 from coterie.agents.learner import Setup
 from coterie.agents.stream import Stream
 from coterie.config import Job, Ref, TaskSpec
+from coterie.coordinator.survival import LEAST_S
 from coterie.engines.simulated import simulate
 from coterie.engines.solo import Solo
 from coterie.errors import CheckpointError, TrainingError
@@ -85,15 +86,20 @@ def halving(optimizer: torch.optim.Optimizer) -> Any:
     return lr_scheduler.StepLR(optimizer, 1, 0.5)
 
 
+def wet() -> nn.Module:
+    return nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 2))
+
+
 @pytest.mark.parametrize(
     ("made", "end_epoch"),
     [
         (setup(SGD), None),
         (setup(ADAM), None),
+        (setup(SGD, model=wet), None),
         (setup(SGD, scheduler=halving), lambda scheduler, loss: scheduler.step()),
         (setup(SGD, scheduler=plateau), lambda scheduler, loss: scheduler.step(loss)),
     ],
-    ids=["sgd", "adam", "schedule", "plateau"],
+    ids=["sgd", "adam", "dropout", "schedule", "plateau"],
 )
 def test_it_is_the_plain_torch_loop_bit_for_bit(
     tmp_path: Path, made: Setup, end_epoch: Callable[..., None] | None
@@ -110,6 +116,7 @@ def test_it_is_the_plain_torch_loop_bit_for_bit(
     ),  # an epoch is 4 steps; the loss of a part of one is not that of the whole
     [
         *((num_steps, setup(SGD)) for num_steps in (1.0, 3.0, 4.0, 7.0, 8.0)),
+        *((num_steps, setup(SGD, model=wet)) for num_steps in (1.0, 4.0, 7.0)),
         *((num_steps, setup(SGD, scheduler=plateau)) for num_steps in (4.0, 8.0)),
     ],
 )
@@ -136,6 +143,21 @@ def test_every_checkpoint_on_the_way_leads_to_the_same_end(tmp_path: Path) -> No
         then.restore(checkpoint.load(point))
         assert then.train()["steps"] == 12
         assert torch.equal(then.learner.vector(), ran.learner.vector())
+
+
+def test_a_checkpoint_tells_what_it_cost_and_that_decides_when_the_next_is_due(
+    tmp_path: Path,
+) -> None:
+    ran = solo(tmp_path, {"steps": 2.0})
+    assert ran.job.checkpoint_every_s == "auto"
+    assert ran.save_every_s(ran.began_s) == LEAST_S  # the first is soon: it tells what saving costs
+    ran.train()
+    (saved,) = (event for event in read(tmp_path / "events.jsonl") if event["kind"] == "checkpoint")
+    assert saved["pause_s"] == saved["seconds"] == ran.save_cost_s > 0
+    assert (saved["step"], saved["round"]) == (2, 2)
+    assert saved["num_bytes"] > 0
+    ran.save_cost_s = 0.05
+    assert ran.save_every_s(ran.began_s) == pytest.approx((2 * 0.05 * 86_400) ** 0.5)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,10 +190,29 @@ class TestCheckpoints:
         weights = newest / "model.safetensors"
         whole = weights.read_bytes()
         weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        finished = refused(shared_desk, shared_desk.job("again"), "--resume-from", run)
+        finished = refused(shared_desk, shared_desk.job("again"), "--resume-from", newest)
         weights.write_bytes(whole)
         assert_refused(finished, (str(weights), "damaged", f"--resume-from {older}"))
         assert (run / "job.yaml").read_text() == before
+
+    @pytest.mark.parametrize("agents", [1, 2])
+    def test_a_run_goes_on_from_the_one_before_a_damaged_one_and_says_so(
+        self, agents: int, run: Path, shared_desk: Any
+    ) -> None:
+        name = f"copy-{agents}"
+        copy = shutil.copytree(run, shared_desk.runs / name)
+        newest = copy / "checkpoints" / (copy / "latest").read_text().strip()
+        (newest / "model.safetensors").unlink()
+        keys = {"name": name, "agents": agents, "until": {"steps": 110}}
+        finished = shared_desk.train(shared_desk.job(name, **keys), "--resume")
+        assert finished.code == 0, finished.err
+        (warning,) = (e["text"] for e in shared_desk.events(name) if e["kind"] == "warning")
+        assert "model.safetensors cannot be read" in warning
+        assert "the newest good one" in warning
+        assert f"warning: {warning}" in finished.err
+        resumed = shared_desk.events(name)[-1]
+        assert resumed["kind"] == "stopped"
+        assert finished.answer["steps"] == 110
 
     @pytest.mark.parametrize("agents", [1, 2])
     def test_one_of_another_model_is_refused_and_its_run_is_left_as_it_was(
@@ -266,6 +287,37 @@ def test_a_full_disk_is_told_and_costs_no_earlier_checkpoint(
     assert "Traceback" not in finished.err
     assert Path(saved["path"]).parent.is_dir()
     assert not desk.await_empty()
+
+
+@pytest.mark.parametrize("agents", [1, 2])
+def test_events_that_find_no_room_are_held_until_there_is_some(
+    agents: int, desk: Any, tiny_disk: Callable[[int], Path]
+) -> None:
+    disk = tiny_disk(1 << 20)
+    keys = {"agents": agents, "until": {"minutes": 5}, "checkpoint_every_s": 1e6}
+    process = desk.start("train", desk.job(**keys), "--json", "--runs", disk)
+    desk.await_event(lambda event: event["kind"] == "progress")
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    warning = next(line for line in process.stderr if line.startswith("warning: "))
+    assert "No space left on device" in warning
+    assert "held in memory" in warning
+    known = desk.events()[-1]["seq"]
+    time_s = time.time()
+    filler.unlink()
+    late = desk.await_event(lambda event: event["seq"] > known + 1)
+    process.terminate()
+    finished = desk.finish(process)
+    assert finished.code == 130, finished.err
+    told = desk.events()
+    assert [event["seq"] for event in told] == list(range(len(told)))
+    assert [event["time_s"] for event in told] == sorted(event["time_s"] for event in told)
+    assert told[known + 1]["time_s"] < time_s  # its own, not that of its writing
+    assert late["seq"] == known + 2
+    assert told[-1]["kind"] == "stopped"
+    assert "Traceback" not in finished.err
 
 
 def free_port() -> int:

@@ -146,6 +146,31 @@ def test_what_an_agent_tells_arrives_in_order(
         assert [said for who, said in heard if who == name.encode()] == numbered(50)
 
 
+def test_threads_tell_side_by_side_and_each_in_its_order(
+    server: ControlServer, dial: Dial, hears: Hears
+) -> None:
+    client, num = dial(server.endpoint), 200
+
+    def tell(thread: int) -> None:
+        for number in range(num):
+            client.tell(State(ticket=thread, file="a", index=number, total=num, blob=b"x"))
+
+    threads = [threading.Thread(target=tell, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    told = [message for _, message in hears(server, 4 * num, State)]
+    for ticket in range(4):
+        assert [m.index for m in told if m.ticket == ticket] == list(range(num))
+    for thread in threads:
+        thread.join()
+
+
+def test_what_a_thread_tells_after_the_end_goes_nowhere(server: ControlServer, dial: Dial) -> None:
+    client = dial(server.endpoint)
+    client.close()
+    client.tell(Bye())
+
+
 def test_each_agent_hears_only_its_own(server: ControlServer, dial: Dial, hears: Hears) -> None:
     clients = {name: dial(server.endpoint, name=name) for name in ("ann", "bob")}
     for client in clients.values():

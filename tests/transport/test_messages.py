@@ -38,6 +38,7 @@ from coterie.transport.messages import (
     Refused,
     Report,
     Save,
+    Saved,
     Scores,
     Settled,
     State,
@@ -84,6 +85,7 @@ FROM_AGENT: list[Wire] = [
     Back(hello=HELLO, ready=READY, term=2, round=2, reports=(REPORT, REPORT)),
     Declined(round=4, reason="expected a finite loss, found nan", in_a_row=2),
     Offence(member="ann", reason="expected 8 values, found 9"),
+    Saved(ticket=3, pause_s=0.25),
     Scores(round=3, metrics={"accuracy": 0.97}, seconds=0.5),
     Failed(reason="the loss is not finite – lower the rate"),
     STATE,
@@ -314,6 +316,14 @@ def test_a_file_is_cut_into_pieces_of_a_mebibyte(size: int, sizes: list[int]) ->
     assert [(p.index, p.total, p.ticket) for p in cut] == [
         (i, len(sizes), 3) for i in range(len(sizes))
     ]
+
+
+@given(st.lists(st.integers(0, 2 * PIECE_BYTES) | st.sampled_from([0, PIECE_BYTES]), max_size=4))
+def test_a_file_of_parts_is_cut_as_if_it_were_one(sizes: list[int]) -> None:
+    parts = [memoryview(random.Random(i).randbytes(size)) for i, size in enumerate(sizes)]
+    whole = b"".join(parts)
+    assert list(pieces(3, "model", *parts)) == list(pieces(3, "model", whole))
+    assert b"".join(piece.blob for piece in pieces(3, "model", *parts)) == whole
 
 
 FILES = {"a": random.Random(0).randbytes(2 * PIECE_BYTES + 77), "b": b"", "c": b"short"}

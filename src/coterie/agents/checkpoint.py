@@ -114,6 +114,22 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{damage}; {advice}") from damage
 
 
+def choose(path: Path) -> tuple[Path, str]:
+    """What to go on from: a run's newest good checkpoint, and what is wrong with a newer one.
+
+    A checkpoint that is named itself is taken or refused.
+    """
+    folder = _locate(path.absolute())
+    try:
+        load(folder)
+    except CheckpointError as refusal:
+        older = _newest_good(folder.parent, below=_step_of(folder))
+        if folder == path.absolute() or older is None:
+            raise
+        return older, f"{refusal.__cause__}; going on from {older.name}, the newest good one"
+    return folder, ""
+
+
 def good_checkpoints(run: Path) -> list[Path]:
     """Folders of a run's checkpoints whose every byte is verified, newest first.
 
@@ -282,12 +298,9 @@ def _step_of(folder: Path) -> int | None:
 
 def _is_good(folder: Path) -> bool:
     try:
-        _, _, manifest = _read_meta(folder)
-        for _ in _verified_files(folder, manifest):
-            pass
+        return all(True for _ in _verified_files(folder, _read_meta(folder)[2]))
     except CheckpointError:
         return False
-    return True
 
 
 def _newest_good(folder: Path, below: int | None = None) -> Path | None:

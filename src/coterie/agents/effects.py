@@ -8,7 +8,7 @@ computation refuses to go on with where it was asked for. What members ask of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +31,13 @@ class Tell:
     """Send a message to the coordinator."""
 
     message: Wire
+
+
+@dataclass(frozen=True)
+class TellMeanwhile:
+    """Send what a function makes, one after the other, while the worker goes on."""
+
+    make: Callable[[], Iterable[Wire]]
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,7 @@ class Pass:
 Effect = (
     Now
     | Tell
+    | TellMeanwhile
     | Hear
     | Compute
     | Stream

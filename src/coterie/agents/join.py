@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from coterie.agents.draws import repeatable
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.perform import Performer, Roads, drive
 from coterie.agents.worker import Worker
@@ -90,7 +91,8 @@ def join(
             client.tell(Refused(reason=str(error)))
             return str(error)
         client.tell(worker.learner.ready())
-        why = drive(worker.live(), Performer(client, roads, rest_s))
+        with repeatable(job.deterministic):
+            why = drive(worker.live(), Performer(name, client, roads, rest_s))
         if client.given_up:
             raise TrainingError(client.given_up)
         return why

@@ -17,7 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from coterie.agents.buckets import stream
+from coterie.agents.draws import Draws
 from coterie.agents.stages import Stage, split
+from coterie.agents.state import copied
 from coterie.errors import CheckpointError, JobError, NotFinite
 from coterie.tasks.base import IndexedTask
 from coterie.tasks.supervised import Supervised
@@ -49,6 +51,7 @@ class Learner:
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = setup.optimizer(self._parameters)
         self.scheduler = setup.scheduler(self.optimizer) if setup.scheduler else None
+        self.draws = Draws(setup.device)  # it goes on as a plain torch loop would
         self.num_steps = 0
         self.data_epoch = 0
         self._rooms: list[Tensor] = []
@@ -76,7 +79,6 @@ class Learner:
 
         With `pull`, the gradient of pull/2·‖here − anchor‖² is added (FedProx, Li et al. 2020).
         """
-        batch = self.task.fetch(indices)
         first: list[float] = []
 
         def closure() -> Tensor:
@@ -88,8 +90,10 @@ class Learner:
                 self._draw(pull, anchor_N)
             return loss
 
-        # torch types a closure as returning float; every optimizer passes the tensor through
-        self.optimizer.step(closure)  # type: ignore[arg-type]
+        with self.draws:
+            batch = self.task.fetch(indices)
+            # torch types a closure as returning float; every optimizer passes the tensor through
+            self.optimizer.step(closure)  # type: ignore[arg-type]
         self._stepped()
         return first[0]
 
@@ -127,9 +131,10 @@ class Learner:
 
     def _backward(self, indices: Sequence[int]) -> float:
         self.optimizer.zero_grad()
-        loss = self.task.loss(self.model, self.task.fetch(indices))
-        value = self._finite(loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self.draws:
+            loss = self.task.loss(self.model, self.task.fetch(indices))
+            value = self._finite(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
         return value
 
     def apply(self, gradient_N: Tensor) -> None:
@@ -160,9 +165,10 @@ class Learner:
     def pass_alone(self, batch: Batch, stage: Stage, last: bool) -> float | None:
         """The gradient of a stage from the whole model, where there are no others to pass to."""
         self.optimizer.zero_grad()
-        loss = self.task.loss(self.model, batch)
-        value = self._finite(loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self.draws:
+            loss = self.task.loss(self.model, batch)
+            value = self._finite(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
         return value if last else None
 
     def step_stage(self, stage: Stage) -> None:
@@ -208,15 +214,21 @@ class Learner:
         """Held-out metrics."""
         return self.task.score(self.model)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name: what a plain torch model loads."""
-        return {
-            k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()
-        }
+    def weights(self, vector_N: Tensor | None = None) -> dict[str, Tensor]:
+        """Parameters and buffers by name: what a plain torch model loads.
+
+        Copies; with `vector_N`, the parameters are parts of it instead.
+        """
+        views = self.layout.views(self.vector() if vector_N is None else vector_N)
+        named = self.model.named_parameters()
+        parts = {id(p): views[name].to(p.dtype) for name, p in named if p.requires_grad}
+        whole = self.model.state_dict(keep_vars=True)  # where one parameter has two names, both
+        return {k: parts[id(v)] if id(v) in parts else copied(v) for k, v in whole.items()}
 
     def private(self) -> dict[str, Any]:
-        """What only this member carries: optimizer, schedule, counts."""
+        """What only this member carries: optimizer, schedule, counts, where its draws stand."""
         return {
+            "draws": self.draws.state(),
             "optimizer_kind": type(self.optimizer).__name__,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
@@ -244,6 +256,7 @@ class Learner:
         if self.scheduler and private["scheduler"] is not None:
             self.scheduler.load_state_dict(private["scheduler"])
         self.num_steps, self.data_epoch = private["num_steps"], private["data_epoch"]
+        self.draws.restore(private.get("draws", ()))  # older checkpoints have none
 
     def _check(self, weights: dict[str, Tensor]) -> None:
         """Name the first parameter or buffer in which a checkpoint differs from this model."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coterie.agents.learner import Learner
 from coterie.agents.snapshot import Snapshot, state_file
+from coterie.agents.state import copied
 from coterie.agents.stream import Stream
 from coterie.agents.tally import Contribution, Tally
 from coterie.errors import TrainingError
@@ -69,6 +70,7 @@ class Member:
 
     def __post_init__(self) -> None:
         self.stream = Stream(self.learner.task.num_train, self.learner.setup.seed)
+        self.learner.draws.seed(self.learner.setup.seed, self.name)  # not as any other member
 
     @property
     def layout(self) -> Layout:
@@ -134,19 +136,15 @@ class Member:
         take_over(Snapshot.from_files(files, self.name))
 
     def snapshot(self) -> Snapshot:
-        """All that this member is, as of the last committed round."""
-        agreed_N = self.agreed_vector()
-        weights = self.learner.weights()
-        if self.anchor_N is not None:
-            for name, value in self.layout.views(agreed_N).items():
-                weights[name] = value.to(weights[name].dtype).clone()
+        """A copy of all that this member is, as of the last committed round."""
+        agreed_N = self.learner.vector() if self.anchor_N is None else self.anchor_N.clone()
         return Snapshot(
             round=self.round,
             strategy=repr(self.strategy) if self.strategy else "",
-            memory=self.memory,
+            memory=copied(self.memory),
             agreed_N=agreed_N,
-            weights=weights,
-            private=self.learner.private(),
+            weights=self.learner.weights(agreed_N),
+            private=copied(self.learner.private()),
         )
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -162,7 +160,9 @@ class Member:
 
     def inherit(self, snapshot: Snapshot) -> None:
         """Become a peer of the member that the snapshot was taken of."""
+        own = self.learner.draws.state()
         self.adopt(snapshot)
+        self.learner.draws.restore(own)
         if self.strategy is not None:
             like_N = self.learner.vector()
             self.memory = self.strategy.inherit(self.memory, self.layout, like_N)

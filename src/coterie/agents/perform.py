@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from coterie.transport.collectives import Collectives
 from coterie.transport.control import ControlClient, Inbox
 from coterie.transport.group import GroupTransport
 from coterie.transport.mail import Mailbox
-from coterie.transport.messages import Term
+from coterie.transport.messages import Failed, Term, Wire
 from coterie.transport.pipeline import PipelineTransport
 from coterie.transport.secure import JoinKey
 from coterie.transport.star import StarTransport
@@ -96,9 +96,9 @@ class Performer:
     """Each effect of a member as a call of something real."""
 
     def __init__(
-        self, client: ControlClient, roads: Roads, rest_s: Callable[[float], float]
+        self, name: str, client: ControlClient, roads: Roads, rest_s: Callable[[float], float]
     ) -> None:
-        self._client, self._roads, self._rest_s = client, roads, rest_s
+        self._name, self._client, self._roads, self._rest_s = name, client, roads, rest_s
 
     def __call__(self, effect: do.Effect) -> Any:
         """Carry out an effect; raises Torn where a meeting breaks off."""
@@ -107,6 +107,8 @@ class Performer:
                 return time.perf_counter()
             case do.Tell(message):
                 return self._client.tell(message)
+            case do.TellMeanwhile(make):
+                return self._tell_meanwhile(make)
             case do.Hear():
                 return self._client.inbox.get()
             case do.Compute(run, _):
@@ -114,6 +116,16 @@ class Performer:
         if self._client.inbox.urgent():
             raise Torn("a new membership was named")
         return self._meet(effect)
+
+    def _tell_meanwhile(self, make: Callable[[], Iterable[Wire]]) -> None:
+        def tell() -> None:
+            try:
+                for message in make():
+                    self._client.tell(message)
+            except Exception as error:  # nobody waits for the thread: the coordinator is to know
+                self._client.tell(Failed(reason=f"{self._name}: {error}"))
+
+        threading.Thread(target=tell, daemon=True).start()
 
     def _compute(self, run: Callable[[], Any]) -> Any:
         began_s = time.perf_counter()

@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from coterie.agents.state import pack_state, unpack_state
+from coterie.agents.state import pack_state, state_parts, tensor_parts, unpack_state
 from coterie.errors import CheckpointError
 
 MODEL_FILE = "model.safetensors"
@@ -30,7 +30,10 @@ def state_file(member: str) -> str:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A member at a round boundary: agreed parameters, buffers, optimizer, outer memory."""
+    """A member at a round boundary: agreed parameters, buffers, optimizer, outer memory.
+
+    All of it is copied: the member may go on while it is packed.
+    """
 
     round: int
     strategy: str  # the sentence whose memory this is; empty if none was adopted yet
@@ -50,11 +53,20 @@ class Snapshot:
 
     def files(self, member: str) -> dict[str, bytes]:
         """The model as a plain safetensors file, and the rest as this member's own."""
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "weights"}
         return {
-            MODEL_FILE: safetensors.torch.save(self.weights),
-            state_file(member): pack_state(rest),
+            MODEL_FILE: b"".join(self.model_parts()),
+            state_file(member): b"".join(self.private_parts()),
         }
+
+    def model_parts(self) -> list[memoryview]:
+        """The parts of the model's file."""
+        return tensor_parts(self.weights, {})
+
+    def private_parts(self) -> list[memoryview]:
+        """The parts of this member's own file."""
+        return state_parts(
+            {f.name: getattr(self, f.name) for f in fields(self) if f.name != "weights"}
+        )
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], member: str) -> Snapshot:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from coterie.agents.checkpoint import digest
 from coterie.errors import CheckpointError
 
-__all__ = ["digest", "pack_state", "unpack_state"]
+__all__ = ["copied", "digest", "pack_state", "state_parts", "tensor_parts", "unpack_state"]
 
 Path = tuple[str, ...]  # the keys and indices that lead to a value
 
@@ -28,9 +28,19 @@ _STRUCTURE = "coterie.structure"
 _RESERVED_NAME = "__metadata__"
 _MAX_HEADER_BYTES = 100_000_000  # safetensors writes longer headers, and then cannot read them
 
-_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
-_NATIVE_DTYPES = frozenset((*_INTEGERS, *_FLOATS))  # the others lie in the file as their bytes
+_NATIVE = {  # what safetensors calls them; the others lie in the file as their bytes
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+}
 
 
 def pack_state(tree: object) -> bytes:
@@ -45,21 +55,68 @@ def pack_state(tree: object) -> bytes:
     >>> unpack_state(packed)
     {'step': 3, 'betas': (0.9, 0.99), 'mean': tensor([1., 1.])}
     """
+    return b"".join(state_parts(tree))
+
+
+def state_parts(tree: object) -> list[memoryview]:
+    """What `pack_state` joins: a head, then the memory of each tensor, where it lies.
+
+    So nothing is copied, and no other thread is held up for as long as that takes.
+    """
     tensors: dict[str, Tensor] = {}
     try:
         structure = json.dumps(_describe(tree, (), tensors))
-        packed = save(_unshared(tensors), {_STRUCTURE: structure})
     except (RecursionError, ValueError) as error:
         raise CheckpointError(
-            f"expected a state that JSON and safetensors can describe, found one they cannot "
-            f"({error}); leave it out of the state or store it as a tensor"
+            f"expected a state that JSON can describe, found one it cannot ({error}); "
+            "leave it out of the state or store it as a tensor"
         ) from error
-    if _header_bytes(packed) > _MAX_HEADER_BYTES:
+    head, *rest = tensor_parts(tensors, {_STRUCTURE: structure})
+    if len(head) - 8 > _MAX_HEADER_BYTES:
         raise CheckpointError(
             f"expected at most {_MAX_HEADER_BYTES:,} bytes of plain values in a state, found "
-            f"{_header_bytes(packed):,}; store long lists of numbers as tensors"
+            f"{len(head) - 8:,}; store long lists of numbers as tensors"
         )
-    return packed
+    return [head, *rest]
+
+
+def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[memoryview]:
+    """A safetensors file of tensors that lie densely on the CPU, in the order that it asks for.
+
+    >>> data = b"".join(tensor_parts({"w": torch.ones(2)}, {}))
+    >>> load(data)
+    {'w': tensor([1., 1.])}
+    """
+    entries: dict[str, Any] = {_RESERVED_NAME: dict(metadata)} if metadata else {}
+    stop, parts = 0, []
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
+        data_B = tensors[name].reshape(-1).view(torch.uint8)
+        start, stop = stop, stop + data_B.numel()
+        kind, shape = _NATIVE[tensors[name].dtype], list(tensors[name].shape)
+        entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, stop]}
+        parts.append(data_B.numpy().data)
+    head = json.dumps(entries, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return [memoryview(len(head).to_bytes(8, "little") + head), *parts]
+
+
+def copied(tree: Any) -> Any:
+    """The same tree with tensors of its own, on the CPU: what it was taken of may change.
+
+    >>> weight = torch.ones(2)
+    >>> state = copied({"step": 3, "mean": [weight]})
+    >>> _ = weight.zero_()
+    >>> state
+    {'step': 3, 'mean': [tensor([1., 1.])]}
+    """
+    if isinstance(tree, Tensor):
+        mine = tree.detach().cpu()
+        return mine.clone() if mine.data_ptr() == tree.data_ptr() else mine
+    if type(tree) in (dict, OrderedDict, Counter):
+        return type(tree)({key: copied(value) for key, value in tree.items()})
+    if type(tree) in (list, tuple):
+        return type(tree)(map(copied, tree))
+    return tree
 
 
 def unpack_state(data: bytes) -> Any:
@@ -132,7 +189,7 @@ def _lay_aside(tensor: Tensor, path: Path, tensors: dict[str, Tensor]) -> dict[s
     name = ".".join(path)
     while name in tensors or name == _RESERVED_NAME:  # {"a.b": x} beside {"a": {"b": y}}
         name += "~"
-    if dense.dtype in _NATIVE_DTYPES:
+    if dense.dtype in _NATIVE:
         tensors[name] = dense
         return {"tensor": name}
     tensors[name] = dense.reshape(-1).view(torch.uint8)
@@ -151,17 +208,6 @@ def _dense(tensor: Tensor, path: Path) -> Tensor:
     if type(dense) is not Tensor:
         raise _unfit(type(tensor), path)
     return dense
-
-
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, no two on one storage, which safetensors would refuse."""
-    owned: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage().data_ptr()
-        owned[name] = tensor.clone() if storage in storages else tensor
-        storages.add(storage)
-    return owned
 
 
 def _rebuild(node: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -150,7 +150,9 @@ def _work(
 ) -> do.Life[Walked | None]:
     team = member.sentence.team
     if not member.sentence.walks:
-        if member.sentence.plain and len(member.cohort) > 1:
+        # Of a round that stands from an earlier term, another may hold its part: that one streams
+        # nothing any more, and all have to meet in one way.
+        if member.sentence.plain and len(member.cohort) > 1 and number > member.stands:
             return (yield from _streamed(member, batches, leases))
         return (yield from _gradient(member, batches))
     if isinstance(team, Pipeline):

@@ -5,6 +5,7 @@ Written as a generator of effects, so that real sockets and virtual time drive t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from coterie.agents import effects as do
@@ -13,7 +14,7 @@ from coterie.agents.meet import meet, report, talk, tell_apart
 from coterie.agents.member import Member
 from coterie.agents.pushes import came_late, push_round
 from coterie.agents.settle import Stopped, join, regroup
-from coterie.agents.snapshot import MODEL_FILE
+from coterie.agents.snapshot import MODEL_FILE, Snapshot, state_file
 from coterie.agents.star import pull
 from coterie.agents.walks import finish, learn
 from coterie.errors import CoterieError, Torn
@@ -27,7 +28,9 @@ from coterie.transport.messages import (
     Probe,
     ProbeLinks,
     Save,
+    Saved,
     Scores,
+    State,
     Stop,
     Term,
     Who,
@@ -84,8 +87,6 @@ class Worker(Member):
             seconds = (yield do.Now()) - began_s
             yield do.Tell(Scores(round=self.round, metrics=metrics, seconds=seconds))
         elif isinstance(order, Save):
-            yield from self._land()
-            yield from self._catch_up()
             yield from self._save(order)
 
     def _land(self) -> do.Life[None]:
@@ -163,8 +164,18 @@ class Worker(Member):
     # -- state ------------------------------------------------------------------------------------
 
     def _save(self, order: Save) -> do.Life[None]:
-        files = self.snapshot().files(self.name)
-        for file, data in files.items():
-            if order.whole or file != MODEL_FILE:
-                for piece in pieces(order.ticket, file, data):
-                    yield do.Tell(piece)
+        """Copy what this member is, and go on: the copy is packed and sent meanwhile."""
+        began_s = yield do.Now()
+        yield from self._land()
+        yield from self._catch_up()
+        snapshot = self.snapshot()
+        pause_s = (yield do.Now()) - began_s
+        yield do.Tell(Saved(ticket=order.ticket, pause_s=pause_s))
+        yield do.TellMeanwhile(lambda: _state(snapshot, self.name, order))
+
+
+def _state(snapshot: Snapshot, member: str, order: Save) -> Iterator[State]:
+    """A member's part of a checkpoint, in pieces."""
+    if order.whole:
+        yield from pieces(order.ticket, MODEL_FILE, *snapshot.model_parts())
+    yield from pieces(order.ticket, state_file(member), *snapshot.private_parts())

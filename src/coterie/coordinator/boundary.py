@@ -7,6 +7,8 @@ from typing import Any
 from coterie.coordinator.rounds import Wait, drained, issue, issued_steps
 from coterie.coordinator.run import Run, Saving
 from coterie.coordinator.shares import equal_shares
+from coterie.coordinator.survival import checkpoint_interval_s as interval_s
+from coterie.coordinator.survival import failures_per_s
 from coterie.transport import messages as say
 
 EVALUATION_PART = 0.02  # of the time, at most
@@ -89,16 +91,20 @@ def evaluate(run: Run) -> Wait:
 
 def save_due(run: Run) -> bool:
     """Once in a while, and only if anything was learned since."""
-    return (
-        run.saving is None
-        and run.now_s - run.saved_s >= run.job.checkpoint_every_s
-        and run.ledger.next_round - 1 > run.saved_round
-    )
+    if run.saving is not None or run.ledger.next_round - 1 <= run.saved_round:
+        return False
+    since_s = run.now_s - run.saved_s
+    if run.job.checkpoint_every_s != "auto":
+        return since_s >= run.job.checkpoint_every_s
+    if run.lost_since_saved and len(run.healthy) == 1:
+        return True  # all that was learned lies on one machine
+    rate_per_s = failures_per_s(run.num_kills + run.num_suspected, run.member_s)
+    return since_s >= interval_s(run.save_cost_s, len(run.term.members), rate_per_s)
 
 
 def save(run: Run) -> None:
     """Ask every member for its state after the rounds given out; training goes on meanwhile."""
-    run.saved_s = run.now_s
+    run.saved_s, run.lost_since_saved = run.now_s, False
     ticket = run.ledger.next_round - 1
     num_files = len(run.term.members) + 1
     meta = _meta(run, ticket)

@@ -54,7 +54,7 @@ class Coordinator:
 
     def start(self, now_s: float) -> None:
         """The clock begins."""
-        self.run.now_s = self.run.started_s = now_s
+        self.run.now_s = self.run.started_s = self.run.watched_s = now_s
         self._go_on()
 
     def receive(self, name: str, message: Any, now_s: float) -> None:
@@ -131,7 +131,7 @@ class Coordinator:
             run.saving = None  # its part will never come
         learning = any(name in issued.leases for issued in run.ledger.issued.values())
         if name in run.term.members or learning:  # or in rounds of the term before
-            run.torn = True
+            run.torn = run.lost_since_saved = True
             return True
         return False
 
@@ -139,6 +139,7 @@ class Coordinator:
         """Time has passed."""
         run = self.run
         run.now_s = now_s
+        run.watch()
         for name, member in [*run.members.items(), *run.suspects.items()]:
             self._look_at(name, member)
         if run.torn_at_s is not None and now_s > run.torn_at_s + TORN_GRACE_S:

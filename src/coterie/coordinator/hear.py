@@ -48,6 +48,8 @@ def hear(run: Run, name: str, message: Any) -> None:
             _report(run, name, message)
         case say.Scores():
             _scores(run, name, message)
+        case say.Saved():
+            _saved(run, message)
         case say.State():
             _state(run, message)
         case say.Declined():
@@ -303,13 +305,20 @@ def _scores(run: Run, name: str, scores: say.Scores) -> None:
     )
 
 
+def _saved(run: Run, saved: say.Saved) -> None:
+    """Members meet: whoever stands still longest holds up all."""
+    if run.saving is not None and saved.ticket == run.saving.ticket:
+        run.saving.pause_s = run.save_cost_s = max(run.saving.pause_s, saved.pause_s)
+
+
 def _state(run: Run, piece: say.State) -> None:
     saving = run.saving
     if saving is None or piece.ticket != saving.ticket:
         return
     saving.assembly.add(piece)
     if len(saving.assembly.files) == saving.num_files:
-        run.checkpoints.append(Checkpoint(saving.step, saving.assembly.files, saving.meta))
+        files, pause_s = saving.assembly.files, saving.pause_s
+        run.checkpoints.append(Checkpoint(saving.step, files, saving.meta, pause_s))
         run.saved_round, run.saving = saving.ticket, None
 
 

@@ -54,8 +54,10 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
             run.scores = say.Scores(**{key: event[key] for key in told})
         case "checkpoint":
             run.saved_round = event.get("round", 0)
+            run.save_cost_s = event.get("pause_s", 0.0)
         case "progress":
             run.elapsed_before_s, run.loss = event["elapsed_s"], event["loss"]
+            run.member_s = event.get("member_s", 0.0)
         case "pause":
             run.pauses.append({event["member"]: event["seconds"]})
         case "agent":

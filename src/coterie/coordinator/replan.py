@@ -8,6 +8,7 @@ from dataclasses import replace
 from coterie.coordinator import decide as choices
 from coterie.coordinator.account import as_event
 from coterie.coordinator.adapt import observe
+from coterie.coordinator.fixed import fixed_decision
 from coterie.coordinator.model import equal_option, predict, shares_for
 from coterie.coordinator.run import Run
 from coterie.errors import StrategyError
@@ -36,8 +37,12 @@ def choose(run: Run, cause: str) -> None:
         )
     assert run.layout is not None
     number = run.decisions[-1].number + 1 if run.decisions else 1
-    best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
-    decision = steady(best, run.layout, run.strategy)
+    if run.job.deterministic and run.asked:
+        speeds = run.job.agents.speeds
+        decision = fixed_decision(linked(run), run.layout, (number, cause), run.asked, speeds)
+    else:
+        best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
+        decision = steady(best, run.layout, run.strategy)
     close_decision(run)
     run.decisions.append(decision)
     adopt(run, decision)
@@ -138,6 +143,8 @@ def reconsider(run: Run) -> bool:
         return False
     run.reconsidered_s = run.now_s
     fold(run)
+    if run.job.deterministic:
+        return False
     world, layout, strategy = linked(run), run.layout, run.strategy
     assert layout is not None
     assert strategy is not None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coterie.config import Job
+from coterie.coordinator.fixed import refuse_unsteady
 from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member
@@ -36,6 +37,7 @@ class Checkpoint:
     step: int
     files: Mapping[str, bytes]
     meta: Mapping[str, Any]
+    pause_s: float = 0.0  # that the slowest of its members stood still for it
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Saving:
     num_files: int
     meta: dict[str, Any]
     assembly: say.Assembly
+    pause_s: float = 0.0
 
 
 class Run:
@@ -55,6 +58,8 @@ class Run:
     def __init__(self, job: Job, num_agents: int, resume: Resume | None = None) -> None:
         self.job, self.num_agents, self.resume = job, num_agents, resume
         self.asked = None if job.strategy == "auto" else parse(job.strategy)
+        if job.deterministic and self.asked is not None:
+            refuse_unsteady(self.asked)
         self._lay_out()
         self._know_members()
         self._know_progress()
@@ -111,6 +116,9 @@ class Run:
         self.scored_s, self.scored_epoch = 0.0, 0
         self.saving: Saving | None = None
         self.saved_s, self.saved_round = 0.0, 0  # the newest round that a checkpoint holds
+        self.save_cost_s = 0.0  # that saving held up its members the last time
+        self.lost_since_saved = False  # whether a member was
+        self.member_s, self.watched_s = 0.0, 0.0  # all that members were at work, until when
         self.loss: float | None = None
         self.loss_sum, self.num_losses = 0.0, 0  # of the epoch under way
         self.epoch_loss: float | None = None  # of the newest epoch that was learned whole
@@ -167,6 +175,12 @@ class Run:
         if self.fraction() >= 1.0:
             return f"{' or '.join(self.job.until)} reached"
         return ""
+
+    def watch(self) -> None:
+        """Count for how long members have been at work: what their losses are measured against."""
+        at_work = self.members.keys() & set(self.term.members) if self.plan else ()
+        self.member_s += len(at_work) * (self.now_s - self.watched_s)
+        self.watched_s = self.now_s
 
     def probe(self, seconds: float = 0.6) -> say.Probe:
         """The order to time steps at two batch sizes."""

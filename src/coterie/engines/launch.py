@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from coterie.agents import checkpoint
 from coterie.config import Job, dump_job, parse_job
+from coterie.coordinator.fixed import refuse_unsteady
 from coterie.engines.processes import (
     DONE,
     FAILED,
@@ -30,6 +31,7 @@ from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.machine import gpus
 from coterie.sync.reading import parse
 from coterie.watch.events import follow, read
+from coterie.watch.patience import WARNING
 
 if TYPE_CHECKING:
     from coterie.agents.learner import Setup
@@ -52,12 +54,27 @@ def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
     Bad input raises a CoterieError, and then nothing is left behind.
     """
     job = _resolved(job)
-    if resume is not None:
-        checkpoint.load(resume)  # a damaged one is refused before anything is started
+    origin = _origin(resume)  # a damaged one is refused before anything is started
     with _run_folder(job, runs, resume) as run:
         if job.agents.num_known == 1 and job.agents.remote == 0:
-            return _alone(job, lambda: _setup_of(job), run, resume, show)
+            return _alone(job, lambda: _setup_of(job), run, origin, show)
         return _follow(run, resume, show)
+
+
+class _Origin(NamedTuple):
+    """Where a run goes on from, and what is wrong with a newer checkpoint."""
+
+    folder: Path
+    passed_over: str
+
+
+def _origin(resume: Path | None) -> _Origin | None:
+    if resume is None:
+        return None
+    origin = _Origin(*checkpoint.choose(resume))
+    if origin.passed_over:
+        print(f"{WARNING}{origin.passed_over}", file=sys.stderr)
+    return origin
 
 
 @contextmanager
@@ -87,7 +104,9 @@ class _Refused(CoterieError):
 def _resolved(job: Job) -> Job:
     """The job with every `auto` that can be known now made a number, checked once more."""
     if job.strategy != "auto":
-        parse(job.strategy)
+        strategy = parse(job.strategy)
+        if job.deterministic:
+            refuse_unsteady(strategy)
     local = max(1, len(gpus())) if job.agents.local == "auto" else job.agents.local
     data = job.model_dump(by_alias=True, mode="json")
     data["agents"]["local"] = local
@@ -131,7 +150,7 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
                 show(event)
                 if event["kind"] == "summary":
                     summary = event
-            complaint = host.popen.communicate()[1].decode().strip()
+            complaint = host.complaint()
             num_starts = 1 if host.lived_s > GROWN_S else num_starts
             if not host.was_killed or num_starts > MAX_RESTARTS or not _has_begun(events, began):
                 break
@@ -170,9 +189,29 @@ class _Host:
         command += ["" if again or self._resume is None else str(self._resume)]
         command += ["again"] if again else []
         self._started_s = time.monotonic()
-        return subprocess.Popen(
+        popen = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
+        assert popen.stderr is not None
+        self._said: list[str] = []
+        self._listener = threading.Thread(target=self._listen, args=(popen.stderr,), daemon=True)
+        self._listener.start()
+        return popen
+
+    def _listen(self, stderr: IO[bytes]) -> None:
+        """Pass on warnings as they are said; the rest is told at the end."""
+        for line in stderr:
+            text = line.decode(errors="replace")
+            if text.startswith(WARNING):
+                print(text, end="", file=sys.stderr, flush=True)
+            else:
+                self._said.append(text)
+
+    def complaint(self) -> str:
+        """What it said before it ended, once it has."""
+        self.popen.wait()
+        self._listener.join()
+        return "".join(self._said).strip()
 
     def start_again(self) -> None:
         """Start one in the place of one that was killed."""
@@ -219,8 +258,9 @@ def _on_interrupt(call: Callable[..., None]) -> Iterator[None]:
 
 def alone(job: Job, setup: Setup, runs: Path, resume: Path | None, show: Show) -> Result:
     """Carry out a job on one device in this process, on the setup's own objects."""
+    origin = _origin(resume)
     with _run_folder(job, runs, resume) as run:
-        return _alone(job, lambda: setup, run, resume, show)
+        return _alone(job, lambda: setup, run, origin, show)
 
 
 def _setup_of(job: Job) -> Setup:
@@ -230,15 +270,15 @@ def _setup_of(job: Job) -> Setup:
 
 
 def _alone(
-    job: Job, setup: Callable[[], Setup], run: Path, resume: Path | None, show: Show
+    job: Job, setup: Callable[[], Setup], run: Path, origin: _Origin | None, show: Show
 ) -> Result:
     from coterie.engines.solo import Solo
 
     try:
-        point = checkpoint.load(resume) if resume is not None else None
+        point = checkpoint.load(origin.folder) if origin is not None else None
         solo = Solo(job, setup(), run, show)
-        if point is not None:
-            solo.restore(point)
+        if point is not None and origin is not None:
+            solo.restore(point, origin.passed_over)
     except CoterieError as error:
         raise _Refused(str(error)) from None
     try:

@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
+from coterie.coordinator.run import Checkpoint as Unwritten
 from coterie.coordinator.run import Resume
 from coterie.engines.processes import (
     DONE,
@@ -37,7 +37,8 @@ from coterie.machine import cores, die_with_parent, memory_available_bytes
 from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
-from coterie.watch.events import EventLog, audit, read
+from coterie.watch.events import audit, read
+from coterie.watch.patience import PatientLog
 from coterie.watch.words import Event
 
 TICK_S = 0.1
@@ -54,7 +55,7 @@ class Host:
         self._run, self._past = run, past
         keys = _keys(run, anew=not past)
         self._server = ControlServer(_endpoint(past) or self.job.listen, keys)
-        self._log = EventLog(run / "events.jsonl")
+        self._log = PatientLog(run / "events.jsonl")
         beside = os.getppid()
         self._agents = LocalAgents(self.job, run, self._server.endpoint, beside)
         num_agents = self.job.agents.num_known
@@ -71,6 +72,7 @@ class Host:
         self._told_task = False
         self._beat_at_s = 0.0
         self._resume = resume
+        self.passed_over = ""  # what is wrong with a checkpoint that is newer
 
     def serve(self) -> int:
         """Run to the end; the exit code."""
@@ -96,6 +98,8 @@ class Host:
 
     def _begin(self) -> None:
         self._tell_run()
+        if self.passed_over:
+            self._log.write("warning", text=self.passed_over)
         if self.coordinator.run.by_star:
             self._hub.start()
         self._agents.start()
@@ -216,12 +220,13 @@ class Host:
             if name in self._identities:
                 self._server.send(self._identities[name], message)
         for point in c.checkpoints:
-            self._save(point.step, dict(point.files), dict(point.meta))
+            self._save(point)
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._names = {i: n for i, n in self._names.items() if n != name}
             self._identities.pop(name, None)
             self._agents.kill(name)
         c.evicted.clear()
+        self._log.flush()
         c.log.clear()
         c.outbox.clear()
         c.checkpoints.clear()
@@ -247,17 +252,18 @@ class Host:
             **resumed,
         )
 
-    def _save(self, step: int, files: dict[str, bytes], meta: dict[str, Any]) -> None:
-        began_s = time.perf_counter()
+    def _save(self, point: Unwritten) -> None:
+        began_s, step, files = time.perf_counter(), point.step, point.files
         try:
-            path = checkpoint.save(self._run, step, files, meta, self.job.keep_checkpoints)
+            path = checkpoint.save(self._run, step, files, point.meta, self.job.keep_checkpoints)
         except CheckpointError as error:
             self._unsaved = str(error)
             self._log.write("warning", text=str(error))
             return
         self._unsaved = ""
         num_bytes, seconds = sum(map(len, files.values())), time.perf_counter() - began_s
-        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds, "round": meta["round"]}
+        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds}
+        told |= {"round": point.meta["round"], "pause_s": point.pause_s}
         self._log.write("checkpoint", path=str(path), **told)
 
     def _end(self) -> int:
@@ -268,7 +274,7 @@ class Host:
         if not failure and c.stopping:
             code = INTERRUPTED
         saved = checkpoint.good_checkpoints(self._run)
-        books = audit(read(self._run / "events.jsonl"))
+        books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         self._log.write(
             "summary",
             **summary(c),
@@ -279,6 +285,8 @@ class Host:
         )
         reason = failure or c.stopping or c.reached()
         self._log.write("stopped", reason=reason, ok=code == DONE, resumable=bool(saved))
+        if untold := self._log.flush():
+            failure, code = failure or f"{len(self._log.held()):,} {untold}", FAILED
         if failure:
             kept = f"; the last good checkpoint is {saved[0]}" if saved else ""
             print(f"{failure}{kept}", file=sys.stderr)
@@ -333,8 +341,10 @@ def main(run: str, resume: str = "", again: str = "") -> int:
     die_with_parent(signal.SIGTERM)  # and save the state first
     host = None
     try:
-        start = checkpoint.load(Path(resume)) if resume else None
+        origin, passed_over = checkpoint.choose(Path(resume)) if resume else (None, "")
+        start = checkpoint.load(origin) if origin else None
         host = Host(Path(run), start, read(Path(run) / "events.jsonl") if again else ())
+        host.passed_over = passed_over
         return host.serve()
     except CoterieError as error:
         print(error, file=sys.stderr)

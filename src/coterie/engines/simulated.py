@@ -265,6 +265,10 @@ class Simulation:
             case do.Tell(message):
                 self._tell(name, message)
                 return None
+            case do.TellMeanwhile(make):
+                for message in make():
+                    self._tell(name, message)
+                return None
             case do.Hear():
                 strand.waits_for = "order"
                 return agent.inbox.popleft() if agent.inbox else WAITS

@@ -13,13 +13,15 @@ from typing import Any
 
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
+from coterie.agents.draws import repeatable
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.snapshot import Snapshot
 from coterie.agents.stream import Stream
 from coterie.config import Job
-from coterie.errors import CheckpointError
+from coterie.coordinator.survival import checkpoint_interval_s, failures_per_s
+from coterie.errors import CheckpointError, CoterieError
 from coterie.leases import Lease, Span, count, take, unlearned
-from coterie.watch.events import EventLog
+from coterie.watch.patience import PatientLog
 
 NAME = "agent-0"
 PROGRESS_S = 0.5
@@ -44,24 +46,26 @@ class Solo:
         self.num_epochs = 0  # learned whole
         self.open: dict[int, tuple[Span, ...]] = {}  # of epochs begun: positions not yet learned
         self._stream = Stream(self.num_train, self.job.seed)
-        self._log = EventLog(self.run / "events.jsonl")
+        self._log = PatientLog(self.run / "events.jsonl")
         self._num_samples = 0
         self._part = 0.0  # of the epoch under way
-        self._score_s = 0.0
-        self._began_s = self._saved_s = self._told_s = self._scored_s = time.time()
+        self._score_s = self.save_cost_s = 0.0
+        self.began_s = self._saved_s = self._told_s = self._scored_s = time.time()
 
-    def restore(self, point: Checkpoint) -> None:
-        """Go on from a checkpoint, of one or of more devices."""
+    def restore(self, point: Checkpoint, passed_over: str = "") -> None:
+        """Go on from a checkpoint, of one or of more devices; why not from a newer one."""
         checkpoint.check_layout(self.learner.layout, point.meta)
         snapshot = Snapshot.from_files(point.files, NAME)
         self.learner.restore(snapshot.weights, snapshot.private)
         self.num_epochs, self.open = unlearned(point.meta, self.num_train)
         self._part = self._begun()
+        if passed_over:
+            self._tell("warning", text=passed_over)
 
     def train(self) -> dict[str, Any]:
         """Learn until `until`; the summary. Raises TrainingError where it cannot go on."""
         self._announce()
-        with self._interruptible():
+        with self._interruptible(), repeatable(self.job.deterministic):
             while not self._reached(self.metrics):
                 self._epoch()
         if not self.interrupted:
@@ -103,13 +107,20 @@ class Solo:
         if now_s - self._told_s >= PROGRESS_S:
             self._told_s = now_s
             self._tell("progress", **self._progress(now_s))
-        if now_s - self._saved_s >= self.job.checkpoint_every_s:
+        if now_s - self._saved_s >= self.save_every_s(now_s):
             self.open[data_epoch] = take(spans, num_done)[1]
             self._save_or_warn()
 
+    def save_every_s(self, now_s: float) -> float:
+        """Seconds between checkpoints, by what the last one cost."""
+        if self.job.checkpoint_every_s != "auto":
+            return self.job.checkpoint_every_s
+        rate_per_s = failures_per_s(0, now_s - self.began_s)
+        return checkpoint_interval_s(self.save_cost_s, 1, rate_per_s)
+
     def _limits(self) -> dict[str, float]:
         epochs = self.num_epochs + self._part
-        minutes = (time.time() - self._began_s) / 60
+        minutes = (time.time() - self.began_s) / 60
         return {"epochs": epochs, "steps": float(self.learner.num_steps), "minutes": minutes}
 
     def _reached(self, metrics: dict[str, float]) -> str:
@@ -140,12 +151,13 @@ class Solo:
 
     def _save(self) -> Path:
         learner, began_s = self.learner, time.time()
+        here_N = learner.vector()
         snapshot = Snapshot(
             round=learner.num_steps,
             strategy="",
             memory=(),
-            agreed_N=learner.vector(),
-            weights=learner.weights(),
+            agreed_N=here_N,
+            weights=learner.weights(here_N),
             private=learner.private(),
         )
         meta: dict[str, Any] = {
@@ -161,8 +173,10 @@ class Solo:
         files = snapshot.files(NAME)
         path = checkpoint.save(self.run, learner.num_steps, files, meta, self.job.keep_checkpoints)
         self._saved_s = time.time()
-        figures = {"num_bytes": sum(map(len, files.values())), "seconds": self._saved_s - began_s}
-        self._tell("checkpoint", step=learner.num_steps, path=str(path), **figures)
+        self.save_cost_s = seconds = self._saved_s - began_s  # nothing is learned meanwhile
+        figures = {"num_bytes": sum(map(len, files.values())), "seconds": seconds}
+        figures |= {"step": learner.num_steps, "round": learner.num_steps, "pause_s": seconds}
+        self._tell("checkpoint", path=str(path), **figures)
         return path
 
     # -- what is told -----------------------------------------------------------------------------
@@ -173,7 +187,7 @@ class Solo:
         return event
 
     def _announce(self) -> None:
-        self._began_s = self._saved_s = self._told_s = self._scored_s = time.time()
+        self.began_s = self._saved_s = self._told_s = self._scored_s = time.time()
         self._tell(
             "run",
             name=self.run.name,
@@ -190,7 +204,7 @@ class Solo:
         self._tell("decision", number=1, cause="one agent", chosen=chosen, reasons=[reason])
 
     def _progress(self, now_s: float) -> dict[str, Any]:
-        elapsed_s = now_s - self._began_s
+        elapsed_s = now_s - self.began_s
         done, until = self._limits(), self.job.until
         fraction = min(1.0, max((done[k] / v for k, v in until.items() if k in done), default=0.0))
         return {
@@ -207,7 +221,7 @@ class Solo:
         }
 
     def _summarise(self, saved: Path) -> dict[str, Any]:
-        seconds = time.time() - self._began_s
+        seconds = time.time() - self.began_s
         self._tell("progress", **self._progress(time.time()))
         figures = {
             "accuracy": self.metrics.get("accuracy"),
@@ -225,6 +239,8 @@ class Solo:
         told = self._tell("summary", **figures)
         reason = self._reached(self.metrics)
         self._tell("stopped", reason=reason, ok=not self.interrupted, resumable=True)
+        if untold := self._log.flush():
+            raise CoterieError(f"{len(self._log.held()):,} {untold}")
         return told
 
     def fail(self, reason: str) -> str:

@@ -37,7 +37,8 @@ class Options(TypedDict, total=False):
     runs: str | Path
     resume: str | Path
     listen: str
-    checkpoint_every_s: float
+    checkpoint_every_s: float | Literal["auto"]
+    deterministic: bool
     show: Show  # called with every event; a screen by default
 
 
@@ -141,7 +142,7 @@ def _job(
     if "scheduler" in options:
         every = options.get("scheduler_every", "epoch")
         data["scheduler"] = {**_reference(options["scheduler"]), "every": every}
-    for key in ("strategy", "seed", "listen", "checkpoint_every_s"):
+    for key in ("strategy", "seed", "listen", "checkpoint_every_s", "deterministic"):
         if key in options:
             data[key] = options[key]  # type: ignore[literal-required]
     job = parse_job(data, "coterie.train")

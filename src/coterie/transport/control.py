@@ -91,6 +91,8 @@ class ControlClient:
         self._context = _boundless()
         self._outgoing = self._context.socket(zmq.PUSH)
         self._outgoing.bind("inproc://outgoing")
+        self._sending = threading.Lock()  # a socket is not for two threads at once
+        self._left = False
         self.given_up = ""  # why, if this end gave the coordinator up
         self.computing_since_s: float | None = None  # on the monotonic clock, if the agent does
         self.heard_s = time.monotonic()  # when the coordinator was heard last
@@ -102,12 +104,22 @@ class ControlClient:
         self._thread.start()
 
     def tell(self, message: Wire) -> None:
-        """Send a message to the coordinator; never blocks, even where none is reached yet."""
-        self._outgoing.send_multipart(encode(message))
+        """Send a message to the coordinator; never blocks, even where none is reached yet.
+
+        Any thread may; what is told after the end goes nowhere.
+        """
+        frames = encode(message)
+        with self._sending:
+            if not self._left:
+                self._outgoing.send_multipart(frames)
 
     def close(self) -> None:
         """Send what is queued, then leave."""
-        self._outgoing.send(LEAVE)
+        with self._sending:
+            if self._left:
+                return
+            self._left = True
+            self._outgoing.send(LEAVE)
         self._thread.join(timeout=2.0)
         self._context.destroy(linger=0)
 

@@ -6,6 +6,7 @@ members carry the term they were given in, so that what a later term made void i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -183,6 +184,14 @@ class State(Wire):
         return self
 
 
+class Saved(Wire):
+    """My state is copied, and its pieces follow while I go on: for so long I stood still for it."""
+
+    kind: Literal["saved"] = "saved"
+    ticket: int
+    pause_s: float
+
+
 class Bye(Wire):
     """I stop now, on purpose."""
 
@@ -290,7 +299,7 @@ class Stop(Wire):
 
 FromAgent = Annotated[
     Hello | Ready | Refused | Beat | Probed | Linked | TornRound | Settled | Report | Scores
-    | Declined | Offence | Failed | State | Back | Bye,
+    | Declined | Offence | Failed | Saved | State | Back | Bye,
     Field(discriminator="kind"),
 ]  # fmt: skip
 FromCoordinator = Annotated[
@@ -326,15 +335,22 @@ def encode(message: Wire) -> list[bytes]:
     return [*frames, message.blob] if isinstance(message, State) else frames
 
 
-def pieces(ticket: int, file: str, data: bytes) -> Iterator[State]:
-    """A file of state as messages of at most 64 KiB, so that other words pass between them.
+def pieces(ticket: int, file: str, *parts: bytes | memoryview) -> Iterator[State]:
+    """A file of state, given in parts, as messages of at most 64 KiB: other words pass between.
 
-    >>> [len(piece.blob) for piece in pieces(0, "model", bytes(PIECE_BYTES + 1))]
-    [65536, 1]
+    >>> [len(piece.blob) for piece in pieces(0, "model", b"head", bytes(PIECE_BYTES))]
+    [65536, 4]
     """
-    total = max(1, -(-len(data) // PIECE_BYTES))
+    total = max(1, -(-sum(map(len, parts)) // PIECE_BYTES))
+    left = deque(memoryview(part) for part in parts)
     for index in range(total):
-        blob = data[index * PIECE_BYTES : (index + 1) * PIECE_BYTES]
+        piece = bytearray()
+        while left and len(piece) < PIECE_BYTES:
+            part, room = left.popleft(), PIECE_BYTES - len(piece)
+            piece += part[:room]
+            if len(part) > room:
+                left.appendleft(part[room:])
+        blob = bytes(piece)
         yield State(ticket=ticket, file=file, index=index, total=total, blob=blob)
 
 
