@@ -13,7 +13,8 @@ from typing import Any
 
 from bed_runs import say
 from faults_runs import BACK_S, START_S, Running, job, running_on
-from faults_sums import absent_s, committed_samples, goodput as goodput_of, recount, typical_s
+from faults_sums import absent_s, committed_samples, recount, typical_s
+from faults_sums import goodput as goodput_of
 
 from benchmarks.testbed import Bed, Host, testbed
 from coterie.watch.events import audit

@@ -13,7 +13,7 @@ from importlib import metadata
 from statistics import median
 from typing import Any
 
-from sync_page import spread
+from benchmarks.sync_page import spread
 
 PAUSE_CLAIM_S = 0.5
 WARM_CLAIM_S = 2.0
@@ -114,9 +114,9 @@ def kill_lines(found: Sequence[Told]) -> list[str]:
     if not any(arms.values()):
         return []
     lines = [
-        "| arm | survived | pause of survivors, s: median, 9 of 10, most | pause when the dead one's "
-        "place is filled, s | back at work after, s | survivors' steps dropped / repeated, a kill | "
-        "shares of steps that nobody learned, a kill |",
+        "| arm | survived | pause of survivors, s: median, 9 of 10, most | pause as the dead one's "
+        "place is filled, s | back at work after, s | survivors' steps dropped / repeated, "
+        "a kill | shares of steps that nobody learned, a kill |",
         "|---|---|---|---|---|---|---|",
     ]
     for arm, kills in arms.items():
@@ -231,8 +231,8 @@ def coordinator_lines(found: Sequence[Told]) -> list[str]:
 def silence_lines(found: Sequence[Told]) -> list[str]:
     """From the end of a silence until its host is back at work."""
     lines = [
-        "| fault | back by itself | suspected after, s | pause of the others, s | member again after "
-        "its end, s | first commit after its end, s | the same process |",
+        "| fault | back by itself | suspected after, s | pause of the others, s | member again "
+        "after its end, s | first commit after its end, s | the same process |",
         "|---|---|---|---|---|---|---|",
     ]
     for kind in ("cut", "stop"):

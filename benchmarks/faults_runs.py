@@ -122,7 +122,7 @@ class Running:
         return told[-1] if told else psutil.Process(self.pid("agent-0")).ppid()
 
     def work_times(self, member: str) -> list[float]:
-        """When a member told of committed rounds: a quarter of a second apart, and after a fault."""
+        """When a member told of rounds it committed, a quarter of a second apart as a rule."""
         return [e["time_s"] for e in self.of("work") if e["member"] == member]
 
     def finish(self, timeout_s: float) -> int | None:
