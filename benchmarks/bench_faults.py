@@ -60,7 +60,8 @@ def kills_and_peers(said: argparse.Namespace, folder: Path) -> Found:
         arms: list[tuple[str, int]] = [("kills", ours[number])] if number < len(ours) else []
         arms += [("free", 0)] if ours and number < said.seeds else []
         arms += [(peer, nums[number]) for peer, nums in theirs.items() if nums[number]]
-        for arm, num in [*arms[number % len(arms) :], *arms[: number % len(arms)]]:
+        first = number % max(1, len(arms))
+        for arm, num in [*arms[first:], *arms[:first]]:
             say(f"round {number + 1} of {num_rounds}: {arm}")
             if arm in PEERS:
                 for each in faults_peers.kills(arm, said.peers_python, folder, number, num, say):

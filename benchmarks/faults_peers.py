@@ -26,6 +26,8 @@ LIMIT_S = 120.0  # for all to be back at work after a kill; beyond, it is given 
 STEADY_STEPS = 30  # before the first kill, and between two
 CALM_S = 3.0  # a kill falls within so long after that
 POLL_S = 0.05
+# Else workers that torchrun starts again find the addresses of those before them in its store.
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 Line = Mapping[str, Any]
 
@@ -69,7 +71,8 @@ class Peer:
         self.programs[rank] = self._begin(f"rank{rank}", words)
 
     def _begin(self, name: str, words: list[str]) -> subprocess.Popen[str]:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "RUST_LOG": "warn"}
+        known = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "RUST_LOG": "warn"}
+        env = {**os.environ, **known, **FRESH_STORE}
         with (self.folder / f"{name}.log").open("a") as log:
             return subprocess.Popen(
                 [self.python, *words], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -20,9 +20,9 @@ def main() -> None:
     manager = managed(model, bare, args.rank, args.lighthouse)
     replica, optimizer = DistributedDataParallel(manager, model), Managed(manager, bare)
     while manager.current_step() < args.steps:
+        # Read before the quorum, as its examples do: a death meanwhile meets nobody in a meeting.
+        x_BT, y_BT = share(data, args.seed, manager.current_step(), args.rank)
         optimizer.zero_grad()  # asks for a quorum
-        before = manager.current_step()
-        x_BT, y_BT = share(data, args.seed, before, args.rank)
         faults_task.shakespeare.loss(replica(x_BT), y_BT).backward()
         # A replica that heals takes a step's number over meanwhile: whether this one counts is
         # told by what the optimizer does.

@@ -22,9 +22,9 @@ def main() -> None:
     manager = managed(model, optimizer, args.rank, args.lighthouse)
     parameters = list(model.parameters())
     while manager.current_step() < args.steps:
+        # Read before the quorum, as its examples do: a death meanwhile meets nobody in a meeting.
+        x_BT, y_BT = share(data, args.seed, manager.current_step(), args.rank)
         manager.start_quorum()
-        step = manager.current_step()
-        x_BT, y_BT = share(data, args.seed, step, args.rank)
         optimizer.zero_grad()
         faults_task.shakespeare.loss(model(x_BT), y_BT).backward()
         mean_N = parameters_to_vector([p.grad for p in parameters])
