@@ -8,7 +8,7 @@ SOURCES := src tests $(wildcard examples) $(wildcard benchmarks)
 PAGES := docs $(wildcard README.md)
 BENCHES := $(sort $(wildcard benchmarks/bench_*.py))
 
-.PHONY: demo test check lint types arrows doctests bench bench-sync fmt clean
+.PHONY: demo test check lint types arrows doctests bench bench-sync bench-faults fmt clean
 
 demo: $(READY)
 	$(BIN)/coterie demo
@@ -45,6 +45,10 @@ bench-sync: $(READY)
 	$(BIN)/python benchmarks/bench_overlap.py
 	$(BIN)/python benchmarks/bench_slow.py
 	$(BIN)/python benchmarks/bench_sync.py --seeds 3 --mbit 10 --mbit 100 --peers-python $(PEERS)
+
+# Faults put into real runs, and into those of peers; PEERS as above. Cuts and slow links need root.
+bench-faults: $(READY)
+	$(BIN)/python benchmarks/bench_faults.py --peers-python $(PEERS)
 
 fmt: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -28,6 +28,21 @@ def test_a_gradient_is_computed_alone_where_its_sum_cannot_begin(stage: Any) -> 
     assert group.workers["a"].round == 1
 
 
+def test_memory_of_a_sum_that_broke_off_is_never_used_again(stage: Any) -> None:
+    """The sum waits for a silent peer still, and is written once that peer is heard again."""
+    group = stage.two()
+    group.tell(stage.block(1, 1, 8), "a")
+    streaming = group.waiting["a"]
+    assert isinstance(streaming, do.Stream)
+    begun: list[torch.Tensor] = []
+    group.resume("a", (streaming.run(begun.append), False))
+    learner = group.workers["a"].learner
+    left = {part.untyped_storage().data_ptr() for part in begun}
+    rooms = [learner.room_to_tell() for _ in range(3)]
+    assert begun
+    assert left.isdisjoint(room.untyped_storage().data_ptr() for room in rooms)
+
+
 def test_a_meeting_goes_on_while_members_walk_and_is_landed_on_the_way(stage: Any) -> None:
     group, sentence = stage.two(), "chain(Every(2, overlap=1), Reduce(), Outer(1.0))"
     group.tell(stage.block(1, 1, 32, strategy=sentence, every=2))

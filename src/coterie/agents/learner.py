@@ -108,6 +108,13 @@ class Learner:
         self._rooms.reverse()
         return self._rooms[0]
 
+    def leave_rooms(self) -> None:
+        """Never use that memory again: a sum that was left may still be written into it.
+
+        It waits for a silent peer, and goes on where it stood once that is heard again.
+        """
+        self._rooms = []
+
     def stream(
         self, indices: Sequence[int], told_N: Tensor, factor: float, emit: Callable[[Tensor], None]
     ) -> float:

@@ -201,6 +201,8 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
     except Torn:  # before it began: what it brings is needed all the same
         return (yield from _gradient(member, batches))
     member.busy_s += (yield do.Now()) - began_s
+    if not whole:
+        learner.leave_rooms()
     if whole and bool(told_N.sum().isfinite()):
         member.early_N = told_N
         return loss * len(batch), told_N  # its own part is of no use any more

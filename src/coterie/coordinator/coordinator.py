@@ -72,9 +72,22 @@ class Coordinator:
             pass  # it lives, but what it does still lasts
         elif name in run.members or name == say.HUB:
             if name in run.members:
-                run.members[name].pulse.beat(now_s)
+                self._heard(name)
             self._guarded(lambda: hear(run, name, message))
         self._go_on()
+
+    def _heard(self, name: str) -> None:
+        """One that was needed, and so not suspected, is heard after a long silence.
+
+        What was said meanwhile may be lost, on either side: it is asked what it did.
+        """
+        run, pulse = self.run, self.run.members[name].pulse
+        was_silent = run.now_s > pulse.suspect_s()
+        pulse.beat(run.now_s)
+        at_work = bool(run.plan) and name in run.term.members and not (run.leaving or run.apart)
+        if was_silent and at_work and not (run.torn or self._is_dispensable(name)):
+            run.unheard.add(name)
+            run.tell(name, say.Who())
 
     def _is_back(self, name: str, message: Any) -> bool:
         """Whether a suspected member is at hand again; it then waits to be taken in."""

@@ -224,6 +224,11 @@ def _compare(run: Run, name: str, number: int, digest: int) -> None:
 
 def _back(run: Run, name: str, back: say.Back) -> None:
     """An agent that this coordinator does not know, or has given up, is here again."""
+    if name in run.unheard and name in run.members:
+        run.unheard.discard(name)
+        _catch_up(run, back)
+        run.torn, run.why_torn = True, f"{name} was not heard for a while"
+        return
     layout = Layout(back.ready.names, back.ready.shapes)
     if run.layout is None and run.reuniting:
         run.layout = layout
@@ -245,6 +250,11 @@ def _back(run: Run, name: str, back: say.Back) -> None:
         member.outdated = True
         run.tell(name, run.term.model_copy(update={"at_once": True}))  # which it is not in
         return
+    _catch_up(run, back)
+
+
+def _catch_up(run: Run, back: say.Back) -> None:
+    """Take in what a member told when it could not be heard."""
     for report in back.reports:
         for number in range(report.first_round, report.last_round + 1):
             run.ledger.commit(number, report.cohort)

@@ -77,6 +77,7 @@ class Run:
         self.members: dict[str, Member] = {}
         self.suspects: dict[str, Member] = {}  # alive perhaps, but not heard or not getting on
         self.evicted: list[str] = []  # given up for their silence, for the driver to end
+        self.unheard: set[str] = set()  # asked what they did in a long silence
         self.gone: set[str] = set()  # dead, as this coordinator was told
         self.known: set[str] = set()  # every name that was ever here
         self.beliefs: dict[str, Device] = {}  # of machines that left, should they return

@@ -139,9 +139,11 @@ class Host:
                 continue
             hello = message.hello if isinstance(message, Back) else message
             if isinstance(hello, Hello):
-                if self._knows(identity, hello):
+                was_asked = hello.name in self.coordinator.run.unheard
+                if self._knows(identity, hello) and not was_asked:
                     continue  # it was asked before it could say so by itself
-                self._greet(identity, hello)
+                if not was_asked:
+                    self._greet(identity, hello)
             name = self._names.get(identity)
             if name is not None:
                 self.coordinator.receive(name, message, time.monotonic())

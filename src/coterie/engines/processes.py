@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ UNSEEN = 256  # no process ends with it: of one that nobody could wait for
 NOBODY = 0  # a number that no process has
 WAIT_S = 0.01
 LAST = 19  # the priority of a spare until it is needed
+CAP_SYS_NICE = 23  # the number of a right among a process's capabilities
 
 
 def member_names(job: Job) -> list[str]:
@@ -37,6 +39,16 @@ def member_names(job: Job) -> list[str]:
     num = job.agents.local
     assert isinstance(num, int)
     return [f"agent-{i}" for i in range(num)]
+
+
+def may_hurry() -> bool:
+    """Whether this process may raise a priority that it lowered: few but root may."""
+    try:
+        told = Path("/proc/self/status").read_text()
+    except OSError:  # not Linux
+        return False
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", told, re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> CAP_SYS_NICE & 1)
 
 
 class Adopted:
@@ -160,8 +172,9 @@ class LocalAgents:
         for _ in range(self.job.agents.spares - len(self.spares)):
             words = ["stand-by", str(self.run / "job.yaml"), self.endpoint]
             spare = self._begin("spare", words, subprocess.PIPE)
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, spare.pid, LAST)
+            if may_hurry():
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, spare.pid, LAST)
             self.spares.append(spare)
 
     def settle(self, name: str) -> None:
@@ -192,12 +205,16 @@ class LocalAgents:
         line = json.dumps([process.name, _duty(process.throttle).fraction])
         while self.spares:
             spare = self.spares.pop(0)
-            with suppress(OSError):  # it is gone itself
+            try:
                 assert spare.stdin is not None
                 spare.stdin.write(f"{line}\n".encode())
                 spare.stdin.close()
-                os.setpriority(os.PRIO_PROCESS, spare.pid, 0)
-                return spare
+            except OSError:  # it is gone itself
+                continue
+            with suppress(OSError):  # from here on it has the name, as fast as it may be
+                own = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, spare.pid, own)
+            return spare
         return None
 
     def last_words(self, name: str) -> str:
