@@ -98,6 +98,13 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """Break off a meeting that was begun: it belongs to a term that is over."""
+
+    handle: Any
+
+
+@dataclass(frozen=True)
 class Post:
     """Send bytes to a party of the star road, on a channel."""
 
@@ -151,6 +158,7 @@ Effect = (
     | Take
     | Begin
     | Finish
+    | Leave
     | Post
     | Fetch
     | Next

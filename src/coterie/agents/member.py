@@ -163,6 +163,7 @@ class Member:
     def inherit(self, snapshot: Snapshot) -> None:
         """Become a peer of the member that the snapshot was taken of."""
         self.adopt(snapshot)
+        self.told.clear()  # of rounds that others have learned anew since
         if self.strategy is not None:
             like_N = self.learner.vector()
             self.memory = self.strategy.inherit(self.memory, self.layout, like_N)

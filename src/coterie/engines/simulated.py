@@ -222,6 +222,10 @@ class Simulation(VirtualTime):
             case do.Tell(message):
                 self._tell(name, message)
                 return None
+            case do.Leave(handle):
+                agent.aside, handle.turn = None, handle.turn + 1
+                self._hub.withdraw(name)
+                return None
             case do.Hear():
                 strand.waits_for = "order"
                 return agent.inbox.popleft() if agent.inbox else WAITS

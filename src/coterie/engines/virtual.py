@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,15 +80,20 @@ class VirtualHost:
         """Carry out what the coordinator laid out."""
         c = self.coordinator.run
         for kind, fields in c.log:
-            seq = len(self.events)
-            self.events.append({"seq": seq, "time_s": now_s, "kind": kind, **fields})
+            self._note(now_s, kind, fields)
         for name, message in c.outbox:
             self._send(name, message)
+        for point in c.checkpoints:
+            self._note(now_s, "checkpoint", {"step": point.step, "round": point.meta["round"]})
         self.checkpoints += c.checkpoints
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._pids.pop(name, None)
         for laid_out in (c.log, c.outbox, c.checkpoints, c.evicted):
             laid_out.clear()
+
+    def _note(self, now_s: float, kind: str, fields: Mapping[str, Any]) -> None:
+        stamp = {"seq": len(self.events), "time_s": now_s, "kind": kind}
+        self.events.append({**stamp, **fields})
 
     def die(self) -> bool:
         """The coordinator is killed; False where there is none, or nothing to go on with.
