@@ -330,7 +330,9 @@ def test_the_last_healthy_member_is_never_suspected(play):
     p.wait(EVICT_S - 3.0)
     suspected = [e["member"] for e in p.of("agent", state="suspected")]
     assert len(suspected) == 1
-    assert p.run.term.members == ({"a", "b"} - set(suspected) and tuple({"a", "b"} - set(suspected)))
+    assert p.run.term.members == (
+        {"a", "b"} - set(suspected) and tuple({"a", "b"} - set(suspected))
+    )
     p.mute.clear()
     p.until_true(lambda: len(p.run.term.members) == 2 and p.run.ledger.committed > 20)
     assert p.run.failure == ""
