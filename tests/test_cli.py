@@ -114,6 +114,7 @@ def test_commands_and_their_options_are_frozen() -> None:
         "join": ["endpoint", "--key", "--name", "--root", "--threads"],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
+        "audit": ["run", "--runs", "--json"],
     }
 
 
@@ -371,6 +372,51 @@ class TestExplain:
         result = coterie("explain", "first", "--runs", runs)
         assert result.exit_code == 2
         assert "found 'first'; the newest there are second" in result.stderr
+
+
+def learned(*leases: list[list[int]]) -> list[dict[str, Any]]:
+    """A finished epoch of ten samples, learned by these members in turn."""
+    rounds = [
+        {"kind": "committed", "last_round": number, "data_epoch": 0, "leases": {"a": spans}}
+        for number, spans in enumerate(leases, start=1)
+    ]
+    return [{"kind": "task", "num_train": 10}, *rounds, {"kind": "epoch", "data_epoch": 0}]
+
+
+class TestAudit:
+    def test_a_run_that_learned_each_sample_once_is_exact(self, runs: Path) -> None:
+        write_run(runs / "first", *learned([[0, 6]], [[6, 10]]))
+        result = coterie("audit", "first", "--runs", runs)
+        assert result.exit_code == 0
+        assert result.stdout == "Epoch 1: each of its 10 samples was learned exactly once.\n"
+
+    def test_what_was_lost_or_repeated_is_told_and_is_the_exit_code(self, runs: Path) -> None:
+        write_run(runs / "first", *learned([[0, 6]], [[4, 9]]))
+        result = coterie("audit", "first", "--runs", runs)
+        assert result.exit_code == 1
+        assert result.stdout == (
+            "Epoch 1: of its 10 samples 1 was never learned (position 9) "
+            "and 2 more than once (4 to 5).\n"
+        )
+        told = last_json(coterie("audit", "first", "--runs", runs, "--json"))
+        assert (told["exact"], told["samples_lost"], told["samples_repeated"]) == (False, 1, 2)
+        (epoch,) = told["epochs"]
+        assert (epoch["lost"], epoch["repeated"]) == ([[9, 10]], [[4, 6]])
+
+    def test_a_run_without_a_finished_epoch_says_so(self, runs: Path) -> None:
+        write_run(runs / "first")
+        result = coterie("audit", "first", "--runs", runs)
+        assert (result.exit_code, result.stdout[:20]) == (0, "No epoch was finishe")
+
+    @pytest.mark.parametrize(
+        "event", [{"kind": "committed"}, {"kind": "committed", "data_epoch": 0, "leases": [1]}]
+    )
+    def test_refuses_what_is_no_log_of_a_run(self, event: dict[str, Any], runs: Path) -> None:
+        write_run(runs / "first", event)
+        result = coterie("audit", "first", "--runs", runs)
+        assert result.exit_code == 2
+        assert "audit the log as Coterie wrote it" in result.stderr
+        assert coterie("audit", "second", "--runs", runs).exit_code == 2
 
 
 class TestExamples:

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -187,6 +188,30 @@ def explain(
         decisions = reasons.explain(read(folder / EVENTS))
         words = reasons.sentences(decisions) or ["No decision was taken in this run yet."]
         answer({"folder": str(folder), "decisions": decisions}, words)
+
+
+@app.command()
+def audit(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a run's name.")],
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Prove from a run's log that each sample of each finished epoch was learned exactly once."""
+    with _answering(as_json) as answer:
+        from coterie.watch import events
+
+        folder = _find_run(run, runs)
+        books = events.audit(events.read(folder / EVENTS))
+        told = {
+            "folder": str(folder),
+            "exact": books.is_exact,
+            "samples_lost": books.num_lost,
+            "samples_repeated": books.num_repeated,
+            "epochs": [asdict(found) for found in books.findings],
+        }
+        words = [found.sentence for found in books.findings]
+        answer(told, words or ["No epoch was finished in this run yet."])
+        raise typer.Exit(0 if books.is_exact else 1)
 
 
 def _learn(

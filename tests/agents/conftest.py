@@ -114,6 +114,10 @@ class Group:
                 return True, aside
             case do.Finish(handle) if handle.over:
                 return True, handle.value
+            case do.Leave():
+                self.hub.withdraw(name)
+                self.on_road.pop(name, None)
+                return True, None
         self.waiting[name] = effect
         self.wait_for_others(name, effect)
         return False, None

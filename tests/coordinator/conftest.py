@@ -54,6 +54,7 @@ class Play:
         self.saving_s = 0.0  # that a member stands still for a save
         self.accuracy, self.loss = 0.5, 1.0
         self.mute: set[str] = set()  # alive, but neither beating nor answering
+        self.computing: dict[str, float] = {}  # who beats and answers nothing, and since when
         self.alive: set[str] = set()
         self.rounds: dict[str, int] = {}  # the last one committed, by actor
         self.reported: dict[str, int] = {}
@@ -82,22 +83,33 @@ class Play:
         self.alive.add(name)
         self.rounds[name] = self.run.resume.meta["round"] if self.run.resume else 0
         self.reported[name] = self.stands[name] = self.rounds[name]
-        self.say(
-            name,
-            say.Hello(
-                name=name,
-                pid=1,
-                cores=1.0,
-                memory_bytes=self.memory_bytes.get(name, 1 << 40),
-                device="cpu",
-                store=store or f"{name}:1",
-            ),
+        self.say(name, self._hello(name, store))
+
+    def _hello(self, name: str, store: str = "") -> say.Hello:
+        return say.Hello(
+            name=name,
+            pid=1,
+            cores=1.0,
+            memory_bytes=self.memory_bytes.get(name, 1 << 40),
+            device="cpu",
+            store=store or f"{name}:1",
         )
 
     def ready(self, shape: tuple[int, ...] = (10,), needs_closure: bool = False) -> say.Ready:
         return say.Ready(
             names=("w",), shapes=(shape,), num_train=self.num_train, needs_closure=needs_closure
         )
+
+    def back(self, name: str, **words: Any) -> say.Back:
+        """What an actor says to a coordinator that does not know it."""
+        known: dict[str, Any] = {
+            "hello": self._hello(name),
+            "ready": self.ready(),
+            "term": self.terms[name].number if name in self.terms else 0,
+            "round": self.rounds[name],
+            "reports": (),
+        }
+        return say.Back(**{**known, **words})
 
     def say(self, name: str, message: say.Wire) -> None:
         now_s = self.now_s
@@ -118,7 +130,8 @@ class Play:
         while self.now_s < until_s - 1e-9:
             self.now_s = now_s = min(until_s, self.now_s + step_s)
             for name in sorted(self.alive - self.mute):
-                self.say(name, say.Beat())
+                since_s = self.computing.get(name, now_s)
+                self.say(name, say.Beat(computing_s=now_s - since_s))
             self._do(lambda c, now_s=now_s: c.tick(now_s))
 
     def until(self, kind: type[say.Wire], to: str = "", num: int = 1) -> tuple[str, Any]:
@@ -189,7 +202,7 @@ class Play:
     def answer(self) -> None:
         """One actor carries out one order; if none has one, time passes."""
         for index, (name, message) in enumerate(self.orders):
-            if name not in self.mute:
+            if name not in self.mute and name not in self.computing:
                 del self.orders[index]
                 for reply in self._replies(name, message):
                     self.say(name, reply)

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coterie.coordinator.coordinator import PROGRESS_S, TORN_GRACE_S, Coordinator
+from coterie.coordinator.coordinator import (
+    PROGRESS_S,
+    STUCK_ROUNDS,
+    STUCK_S,
+    TORN_GRACE_S,
+    Coordinator,
+)
 from coterie.coordinator.members import EVICT_S
 from coterie.transport import messages as say
 
@@ -217,3 +223,220 @@ def test_a_failure_ends_the_run_once_and_for_good(play):
     p.wait(20.0)
     assert p.run.failure.startswith("b: ")
     assert len(p.told) == told
+
+
+# Suspected early, taken back by itself
+
+
+def suspect(play, name="b", **words):
+    """A run in which one falls silent and is suspected, and the others go on."""
+    p = play(**{"until": {"epochs": 1e4}, **words}).until_training()
+    p.mute.add(name)
+    p.until_true(lambda: p.of("agent", member=name, state="suspected"))
+    return p
+
+
+def report(p, name, number, term=1, **words):
+    known = {
+        "term": term,
+        "first_round": number,
+        "last_round": number,
+        "cohort": p.names,
+        "num_samples": 1,
+        "num_steps": 1,
+        "loss": 1.0,
+        "compute_s": 1.0,
+        "exchange_s": 1.0,
+    }
+    return say.Report(**{**known, **words})
+
+
+def test_what_a_suspected_member_was_to_learn_is_leased_again(play):
+    p = suspect(play, until={"epochs": 2.0})
+    assert p.memberships[-1] == ("a", "c")
+    assert p.run.num_suspected == 1
+    p.to_the_end()
+    assert p.run.failure == ""
+    assert p.times_learned() == {0: {1}, 1: {1}}
+
+
+def test_a_suspected_member_that_is_heard_again_is_taken_in_without_being_measured(play):
+    p = suspect(play)
+    num_probes = len(p.orders_of(say.Probe, to="b"))
+    p.mute.clear()
+    p.wait(0.25)
+    assert [e["state"] for e in p.of("agent", member="b")][-2:] == ["suspected", "returned"]
+    told = p.orders_of(say.Term, to="b")[-1]
+    assert told.at_once
+    assert told.members == ("a", "c")
+    p.until_true(lambda: "b" in p.run.healthy)
+    assert p.memberships[-1] == ("a", "c", "b")
+    assert p.of("agent", member="b")[-1]["state"] == "rejoined"
+    assert (p.run.num_rejoined, p.run.num_kills, p.run.missed) == (1, 0, set())
+    assert len(p.orders_of(say.Probe, to="b")) == num_probes
+    assert p.run.healthy == {"a", "b", "c"}
+
+
+def test_each_sample_is_learned_once_however_often_members_fall_silent(play):
+    p = play(3, until={"epochs": 6.0})
+    p.num_train, p.pace_s = 1000, 0.004
+    p.until_training()
+    for name in "bcbabc":
+        p.mute.add(name)
+        p.wait(2.0)
+        for _ in range(8):
+            p.answer()
+        p.mute.clear()
+        for _ in range(8):
+            p.answer()
+    p.to_the_end()
+    assert p.run.failure == ""
+    assert p.run.num_suspected > 3
+    assert p.times_learned() == {epoch: {1} for epoch in range(6)}
+
+
+def test_one_that_beats_and_gets_no_further_is_suspected_and_waited_for_until_it_does(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    p.computing["b"] = began_s = p.now_s
+    p.until_true(lambda: p.of("agent", state="suspected"))
+    (suspected,) = p.of("agent", state="suspected")
+    assert suspected["member"] == "b"
+    assert suspected["reason"].startswith("no progress for 1")
+    assert p.now_s - began_s >= STUCK_S
+    p.wait(30.0)  # it beats all the while
+    assert p.memberships[-1] == ("a", "c")
+    assert p.run.suspects.keys() == {"b"}
+    p.computing.clear()
+    p.until_true(lambda: p.of("agent", member="b", state="rejoined"))
+    assert p.memberships[-1] == ("a", "c", "b")
+
+
+def test_work_that_takes_long_for_all_is_no_lack_of_progress(play):
+    p = play(until={"epochs": 1e4}, agents={"local": 3}, strategy="local-sgd(100)")
+    p.pace_s = 0.05
+    p.until_training()
+    p.computing["b"] = p.now_s
+    longest_s = STUCK_ROUNDS * p.run.plan.round_s
+    assert longest_s > 2 * STUCK_S
+    p.wait(longest_s - 1.0)
+    assert not p.of("agent", state="suspected")
+    p.wait(2.0)
+    assert p.of("agent", state="suspected")
+
+
+def test_the_last_healthy_member_is_never_suspected(play):
+    p = play(2, until={"epochs": 1e4}).until_training()
+    p.mute.update("ab")
+    p.wait(EVICT_S - 3.0)
+    suspected = [e["member"] for e in p.of("agent", state="suspected")]
+    assert len(suspected) == 1
+    assert p.run.term.members == (
+        {"a", "b"} - set(suspected) and tuple({"a", "b"} - set(suspected))
+    )
+    p.mute.clear()
+    p.until_true(lambda: len(p.run.term.members) == 2 and p.run.ledger.committed > 20)
+    assert p.run.failure == ""
+
+
+def test_what_a_suspected_member_says_of_its_rounds_changes_nothing_until_it_has_settled(play):
+    p = suspect(play)
+    p.mute.clear()
+    before = (p.run.ledger.committed, p.run.ledger.books(), len(p.memberships))
+    p.say("b", report(p, "b", p.run.ledger.next_round - 1))
+    assert "b" in p.run.members  # it is heard again by it
+    p.say("b", report(p, "b", p.run.ledger.next_round - 1))
+    p.say("b", say.TornRound(term=1))
+    p.say("b", say.TornRound(term=p.run.term.number))
+    p.say("b", say.Settled(term=1, round=99, stands=99, healed=False, seconds=0.1))
+    assert (p.run.ledger.committed, p.run.ledger.books(), len(p.memberships)) == before
+    assert p.run.torn_at_s is None
+    assert p.run.members["b"].outdated
+    p.until_true(lambda: "b" in p.run.term.members and "b" in p.run.healthy)
+    assert not p.run.members["b"].outdated
+
+
+def evict(play, **words):
+    p = suspect(play, **words)
+    p.until_true(lambda: p.run.evicted)
+    assert p.run.evicted == ["b"]
+    p.run.evicted.clear()
+    p.mute.clear()
+    return p
+
+
+def test_one_that_was_given_up_and_says_it_is_back_is_taken_in_unmeasured(play):
+    p = evict(play)
+    num_probes = len(p.orders_of(say.Probe, to="b"))
+    p.say("b", say.Beat())  # nobody knows it any more
+    assert "b" not in p.run.members
+    p.say("b", p.back("b"))
+    assert p.run.members["b"].state == "measured"
+    p.until_true(lambda: p.of("agent", member="b", state="rejoined"))
+    assert p.memberships[-1] == ("a", "c", "b")
+    assert len(p.orders_of(say.Probe, to="b")) == num_probes
+    p.until_true(lambda: p.run.ledger.committed > 1000)
+    assert p.run.failure == ""
+
+
+def test_reports_of_one_that_was_given_up_are_not_believed_when_it_is_back(play):
+    p = evict(play)
+    p.until_true(lambda: p.run.ledger.issued)
+    issued = dict(p.run.ledger.issued)
+    stale = report(p, "b", max(issued))
+    p.say("b", p.back("b", reports=(stale,)))
+    assert p.run.ledger.issued == issued
+
+
+def test_one_that_is_back_with_another_model_is_turned_away_alone(play):
+    p = evict(play)
+    p.say("b", p.back("b", ready=p.ready(shape=(11,))))
+    assert "b" not in p.run.members
+    assert p.of("agent", member="b")[-1]["state"] == "refused"
+    assert p.orders_of(say.Stop, to="b")[-1].at_once
+    before = p.run.ledger.committed
+    p.until_true(lambda: p.run.ledger.committed > before + 100)
+    assert p.run.failure == ""
+
+
+def test_a_member_that_says_it_is_back_though_it_never_left_changes_nothing(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    before = (dict(p.run.members), len(p.memberships), set(p.run.healthy))
+    p.say("b", p.back("b"))
+    assert (dict(p.run.members), len(p.memberships), set(p.run.healthy)) == before
+    assert not p.run.members["b"].outdated
+
+
+# Members that no longer hold the same
+
+
+def test_members_are_asked_once_in_a_while_what_they_hold(play):
+    p = play(until={"epochs": 1e4})
+    p.until_training()
+    p.until_true(lambda: p.now_s > 20.0)
+    asked = [m.first_round for m in p.orders_of(say.Block, to="a") if m.digest]
+    assert 5 <= len(asked) <= 12
+
+
+def test_members_that_differ_are_told_apart_and_meet_anew(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    for name, digest in (("a", 1), ("b", 1)):
+        p.say(name, report(p, name, 1, digest=digest))
+    assert not p.of("disagreement")
+    p.say("c", report(p, "c", 1, digest=2))
+    (told,) = p.of("disagreement")
+    assert (told["round"], told["digests"]) == (1, {"a": 1, "b": 1, "c": 2})
+    assert p.memberships == [("a", "b", "c")] * 2
+    assert p.orders_of(say.Term)[-1].at_once
+    p.until_true(lambda: len(p.of("decision")) == 2)
+    assert p.of("decision")[-1]["cause"] == "members differed after round 1"
+    assert p.run.digests == {}
+
+
+def test_a_digest_of_an_earlier_term_is_compared_with_none(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    p.kill("c")
+    p.until(say.Block, to="b")
+    number = p.run.ledger.committed + 1
+    p.say("a", report(p, "a", number, term=1, digest=1))
+    p.say("b", report(p, "b", number, term=2, digest=2))
+    assert not p.of("disagreement")

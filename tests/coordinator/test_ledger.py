@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 
@@ -73,6 +74,11 @@ class Books(RuleBasedStateMachine):
         assert len(self.finished) == len(set(self.finished)) == self.ledger.num_epochs
         assert set(self.finished) == whole
         assert not whole & self.ledger.free.keys()
+
+    @invariant()
+    def the_books_can_be_written_and_read_again(self) -> None:
+        on_record = json.loads(json.dumps(self.ledger.books()))
+        assert Ledger.of(on_record) == self.ledger
 
     @invariant()
     def only_who_met_in_a_round_owns_a_part_of_it(self) -> None:

@@ -353,7 +353,7 @@ def test_a_broken_link_with_nobody_dead_is_tried_again() -> None:
         def _beat(self) -> None:
             if not self.torn and self._now_s > UNDER_WAY_S:
                 self.torn = True
-                self._tear("a")  # in some collective: nobody hears its outcome
+                self._leave("a")  # in some collective: nobody hears its outcome
                 for name, agent in self._agents.items():
                     if any(strand.waits_for == "meeting" for strand in agent.strands):
                         self.coordinator.receive(

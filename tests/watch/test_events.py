@@ -212,3 +212,29 @@ def test_what_a_resumed_run_does_again_is_not_held_against_it() -> None:
     assert audit([*first, done, *again]) == Audit(0, 0, (0,))
     assert audit([*first, done, learned(2, 5, 10)]).num_repeated == 5
     assert audit([*first, done, *again[:2]]).epochs == ()
+
+
+def test_findings_name_the_positions_of_each_epoch() -> None:
+    spans = [[0, 2], [3, 4], [3, 6], [5, 8]]
+    (found,) = audit(finished(9, {"a": spans})).findings
+    assert (found.lost, found.repeated) == (((2, 3), (8, 9)), ((3, 4), (5, 6)))
+    assert found.sentence == (
+        "Epoch 1: of its 9 samples 2 were never learned (positions 2, 8) "
+        "and 2 more than once (3, 5)."
+    )
+
+
+def test_only_so_many_places_are_told() -> None:
+    (found,) = audit(finished(40, {"a": [[n, n + 1] for n in range(0, 40, 2)]})).findings
+    assert found.sentence.endswith("never learned (positions 1, 3, 5, 7, 9, 15 more spans).")
+
+
+def test_a_repetition_alone_is_told_alone() -> None:
+    (found,) = audit(finished(4, {"a": [[0, 4]], "b": [[1, 2]]})).findings
+    assert found.sentence == "Epoch 1: of its 4 samples 1 was learned more than once (position 1)."
+
+
+@pytest.mark.parametrize("leases", [None, [1], {"a": [[1, 2, 3]]}, {"a": 5}])
+def test_leases_that_are_none_cannot_be_audited(leases: object) -> None:
+    with pytest.raises(CoterieError, match="audit the log as Coterie wrote it"):
+        audit(finished(4, leases))  # type: ignore[arg-type]

@@ -105,6 +105,13 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """Break off a meeting that was begun: it belongs to a term that is over."""
+
+    handle: Any
+
+
+@dataclass(frozen=True)
 class Post:
     """Send bytes to a party of the star road, on a channel."""
 
@@ -159,6 +166,7 @@ Effect = (
     | Take
     | Begin
     | Finish
+    | Leave
     | Post
     | Fetch
     | Next

@@ -163,6 +163,7 @@ class Member:
         own = self.learner.draws.state()
         self.adopt(snapshot)
         self.learner.draws.restore(own)
+        self.told.clear()  # of rounds that others have learned anew since
         if self.strategy is not None:
             like_N = self.learner.vector()
             self.memory = self.strategy.inherit(self.memory, self.layout, like_N)

@@ -113,6 +113,8 @@ class Performer:
                 return self._client.inbox.get()
             case do.Compute(run, _):
                 return self._compute(run)
+            case do.Leave(handle):
+                return handle.leave()
         if self._client.inbox.urgent():
             raise Torn("a new membership was named")
         return self._meet(effect)
@@ -223,10 +225,14 @@ class Meanwhile:
         self._over = True
         self._inbox.ring()
 
+    def leave(self) -> None:
+        """Take no further part in it."""
+        self._given_up = True
+
     def finish(self) -> Any:
         """Wait for the outcome; raises Torn where the meeting broke off."""
         if not self._inbox.wait(lambda: self._over, FOREVER_S):
-            self._given_up = True
+            self.leave()
             raise Torn("a new membership broke off the meeting")
         if isinstance(self._error, CoterieError):
             raise self._error

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from coterie.agents import effects as do
 from coterie.agents.meet import REPORT_S, commit, report, tell_apart
 from coterie.agents.member import Member
-from coterie.agents.settle import regroup
-from coterie.agents.star import early, late, opened, push
+from coterie.agents.settle import heed
+from coterie.agents.star import answered, early, late, opened, push
+from coterie.agents.tally import Contribution
 from coterie.agents.walks import context, learn
 from coterie.errors import Torn
 from coterie.leases import Lease
@@ -24,21 +25,37 @@ def push_round(
     mine = yield from learn(member, number, data_epoch, leases)
     assert mine is not None
     began_s = yield do.Now()
-    try:
-        counts = yield from push(member, mine)
-    except Torn:
-        yield from regroup(member)  # the server is gone: only an end can follow
+    counts = yield from _pushed(member, mine)
+    if counts is None:
         return
     now_s = yield do.Now()
-    if counts:
-        yield from tell_apart(member, number)
+    yield from (tell_apart(member, number) if counts else report(member))
     member.tally.exchange_s += now_s - began_s
     member.memory = mine.memory if counts else member.memory
     member.round = number
     if counts:
         member.tally.count(mine, member.cohort)
-    if now_s - member.tally.since_s > REPORT_S:
+    else:
+        member.tally.skip(number, ())  # should nobody have heard the server say so
+    if now_s - member.tally.since_s > REPORT_S or not counts:
         yield from report(member)
+
+
+def _pushed(member: Member, mine: Contribution) -> do.Life[bool | None]:
+    """Whether a push counted; None where it was not sent, as the member was left out before.
+
+    What was sent is answered: to go on without would take that answer for the next one's.
+    """
+    is_sent = False
+    while is_sent or member.name in member.term.members:
+        try:
+            if not is_sent:
+                yield from push(member, mine)
+                is_sent = True
+            return (yield from answered(member))
+        except Torn:
+            yield from heed(member)
+    return None
 
 
 def came_late(member: Member, number: int, leases: Mapping[str, Lease]) -> do.Life[bool]:

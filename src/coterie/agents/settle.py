@@ -27,24 +27,37 @@ def regroup(member: Member) -> do.Life[None]:
     member.torn_at_s = yield do.Now()
     yield from report(member)
     yield do.Tell(TornRound(term=member.term.number))
+    while not (yield from heed(member)):
+        continue
+
+
+def heed(member: Member) -> do.Life[bool]:
+    """Carry out what broke off a wait, and keep other orders for later; whether it was a term."""
+    yield from report(member)
     while True:
         order = yield do.Hear()
         if isinstance(order, Stop) and order.at_once:
             raise Stopped(order.reason)
         if isinstance(order, Who):
             yield do.Tell(member.back())
-            continue
-        if isinstance(order, Term) and order.at_once and order.number > member.term.number:
-            yield from join(member, order)
-            return
-        member.backlog.append(order)
+            return False
+        if isinstance(order, Term) and order.at_once:
+            if order.number > member.term.number:
+                yield from join(member, order)
+                return True
+        else:
+            member.backlog.append(order)
 
 
 def join(member: Member, term: Term) -> do.Life[None]:
     """Build the group of a term, and settle with its members on a round."""
     member.term = term
+    if member.handle is not None:  # of a meeting that the others have left
+        handle, member.handle = member.handle, None
+        yield do.Leave(handle)
     if member.name not in term.members:
         member.stands = member.round  # no earlier order counts
+        member.told.clear()  # and what it told may be void
         member.drop()
         return
     began_s = yield do.Now()

@@ -106,8 +106,8 @@ def pull(member: Member) -> do.Life[bool]:
     return bool(anchor["version"])
 
 
-def push(member: Member, mine: Contribution) -> do.Life[bool]:
-    """Send a walk to the server and go on from its answer; whether it counted."""
+def push(member: Member, mine: Contribution) -> do.Life[None]:
+    """Send a walk to the server."""
     packet = {
         "kind": "push",
         "term": member.term.number,
@@ -118,6 +118,10 @@ def push(member: Member, mine: Contribution) -> do.Life[bool]:
         "payload": mine.payload,
     }
     yield do.Post(HUB, CHANNEL, pack_state(packet))
+
+
+def answered(member: Member) -> do.Life[bool]:
+    """Go on from the server's answer to a push; whether it counted."""
     answer = yield from _hear(member, wait=True, answer=True)
     assert member.anchor_N is not None
     member.version = answer["version"]

@@ -63,8 +63,11 @@ class Worker(Member):
             yield do.Tell((yield from probe_steps(self.learner, order)))
         elif isinstance(order, Term):
             if order.number > self.term.number:
-                yield from self._land()
+                if not order.at_once:  # else the others have left the meeting that goes on
+                    yield from self._land()
                 yield from join(self, order)
+                if order.at_once:
+                    yield from self._land()
         elif isinstance(order, Block):
             yield from self._block(order)
         elif order.term == self.term.number:  # an order of an earlier term is void

@@ -190,25 +190,31 @@ def _settled(run: Run, name: str, settled: say.Settled) -> None:
         return
     run.members[name].outdated = False
     run.healthy.add(name)
-    if settled.healed or name in run.missed:
-        returned = name in run.missed
+    returned = name in run.missed
+    if returned or settled.healed:
         run.missed.discard(name)
         run.num_rejoined += returned
         state = "rejoined" if returned else "healed"  # one that is new, or had been left out
-        run.event("agent", member=name, state=state, reason=f"healed in {settled.seconds:.2f} s")
+        how = "healed" if settled.healed else "settled"  # it had missed nothing
+        run.event("agent", member=name, state=state, reason=f"{how} in {settled.seconds:.2f} s")
 
 
 def _report(run: Run, name: str, report: say.Report) -> None:
     if name in run.members and run.members[name].outdated:
         return  # others have learned since what it was to learn
-    for number in range(report.first_round, report.last_round + 1):
-        run.ledger.commit(number, report.cohort)
+    _commit(run, report)
     log_final(run)  # first: what is measured here is of the epoch under way
     _measure(run, name, report)
     if report.digest is not None and report.term == run.term.number:
         _compare(run, name, report.last_round, report.digest)
     if name == (say.HUB if run.term.apart else run.term.members[0]):
         run.gauge.commit(run.now_s, run.ledger.num_samples, run.ledger.committed)
+
+
+def _commit(run: Run, report: say.Report) -> None:
+    told = range(report.first_round, report.last_round + 1)
+    for number in sorted(n for n in run.ledger.issued if n in told):
+        run.ledger.commit(number, report.cohort)
 
 
 def _compare(run: Run, name: str, number: int, digest: int) -> None:
@@ -224,14 +230,13 @@ def _compare(run: Run, name: str, number: int, digest: int) -> None:
 
 def _back(run: Run, name: str, back: say.Back) -> None:
     """An agent that this coordinator does not know, or has given up, is here again."""
-    if name in run.unheard and name in run.members:
-        run.unheard.discard(name)
-        _catch_up(run, back)
-        run.torn, run.why_torn = True, f"{name} was not heard for a while"
+    if name in run.members:
+        if name in run.unheard:  # or it was asked twice
+            run.unheard.discard(name)
+            _catch_up(run, back)
+            run.torn, run.why_torn = True, f"{name} was not heard for a while"
         return
     layout = Layout(back.ready.names, back.ready.shapes)
-    if run.layout is None and run.reuniting:
-        run.layout = layout
     if (run.layout, run.ledger.num_train) != (layout, back.ready.num_train):
         run.members[name] = Member(back.hello, Pulse(run.now_s))
         _turn_away(run, name)
@@ -249,15 +254,14 @@ def _back(run: Run, name: str, back: say.Back) -> None:
         run.missed.add(name)
         member.outdated = True
         run.tell(name, run.term.model_copy(update={"at_once": True}))  # which it is not in
-        return
-    _catch_up(run, back)
+    elif member.holds:  # what others tell may have been learned anew since
+        _catch_up(run, back)
 
 
 def _catch_up(run: Run, back: say.Back) -> None:
     """Take in what a member told when it could not be heard."""
     for report in back.reports:
-        for number in range(report.first_round, report.last_round + 1):
-            run.ledger.commit(number, report.cohort)
+        _commit(run, report)
 
 
 def _declined(run: Run, name: str, declined: say.Declined) -> None:

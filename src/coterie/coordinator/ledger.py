@@ -212,6 +212,11 @@ class Ledger:
             self.issued[number] = Round(epoch, leases)
         self.next_round = event["first_round"] + len(rounds)
 
+    def mend(self) -> None:
+        """Finish epochs that were learned whole, and not said to be when the record broke off."""
+        for data_epoch in sorted(self.free):
+            self._finish_epoch(data_epoch)
+
     def drain(self) -> tuple[list[tuple[int, Round]], list[int]]:
         """Rounds and epochs that became final since this was last asked."""
         final, finished = self.final, self.finished

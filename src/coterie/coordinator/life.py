@@ -30,7 +30,7 @@ def life(run: Run) -> Wait:
         if not run.stopping:
             yield from stage(run)
     windows = [at for at in WINDOWS_AT if at >= run.fraction()] if run.job.baselines else []
-    concluded = False
+    concluded = was_concluded(run)
     while not concluded:
         yield from learn(run, windows)
         concluded = yield from conclude(run)
@@ -113,6 +113,8 @@ def plan(run: Run) -> Wait:
             f"{len(run.members)}; lower the quorum, or start more agents"
         )
     run.began_s = run.saved_s = run.scored_s = run.reconsidered_s = run.now_s
+    assert run.layout is not None
+    run.event("layout", names=run.layout.names, shapes=run.layout.shapes)
     run.event("books", **run.ledger.books())
     choose(run, "first plan")
     yield from keep_membership(run)
@@ -135,6 +137,10 @@ def reunite(run: Run) -> Wait:
     yield lambda: all_here() or run.now_s > deadline_s or bool(run.stopping)
     run.reuniting, run.healthy = False, holders()
     newest = max((run.members[name].round for name in run.healthy), default=-1)
+    if run.apart and run.healthy and run.hub is not None:
+        newest = run.ledger.committed  # the server holds it, and members' own rounds do not compare
+    if was_concluded(run):
+        return
     if newest < run.ledger.committed:
         raise TrainingError(
             f"expected a member back that holds round {run.ledger.committed}, found "
@@ -142,6 +148,12 @@ def reunite(run: Run) -> Wait:
             "resume from a checkpoint"
         )
     run.torn, run.why_torn = True, "the coordinator came back"
+
+
+def was_concluded(run: Run) -> bool:
+    """Whether a run's coordinator died after all was learned, scored and saved."""
+    saved = run.ledger.idle and run.saved_round == run.ledger.committed
+    return saved and run.began_s > 0 and bool(run.reached())
 
 
 def go_on(run: Run) -> Wait:

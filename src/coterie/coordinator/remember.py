@@ -11,6 +11,7 @@ from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.run import Run
 from coterie.sync.reading import parse
 from coterie.transport import messages as say
+from coterie.types import Layout
 from coterie.world import Device, Link
 
 DEVICE = ("overhead_s", "per_sample_s", "max_batch")
@@ -25,11 +26,15 @@ def remember(run: Run, events: Sequence[Mapping[str, Any]]) -> None:
     began = max((at for at, event in enumerate(events) if event["kind"] == "run"), default=0)
     for event in events[began:]:
         _take_in(run, event)
+    run.ledger.mend()
     run.reuniting = run.probing = run.plan is not None
 
 
 def _take_in(run: Run, event: Mapping[str, Any]) -> None:
     match event["kind"]:
+        case "layout":
+            shapes = tuple(tuple(shape) for shape in event["shapes"])
+            run.layout = Layout(tuple(event["names"]), shapes)
         case "books":
             run.ledger = Ledger.of(event)
         case "block" | "committed":

@@ -76,6 +76,25 @@ def issue_apart(run: Run) -> None:
             issue(run, {name: share})
 
 
+def issue_again(run: Run) -> None:
+    """Tell members apart what they were given and have not brought: one may not have heard it."""
+    for number, issued in run.ledger.issued.items():
+        for name, lease in issued.leases.items():
+            if lease.num_samples:
+                block = say.Block(
+                    term=run.term.number,
+                    first_round=number,
+                    data_epoch=issued.data_epoch,
+                    spans=lease.spans,
+                    shares={name: lease.num_samples},
+                    every=1,
+                    strategy=repr(run.strategy),
+                    batch=lease.batch,
+                    epoch_loss=run.epoch_loss,
+                )
+                run.tell_term(block)
+
+
 def issued_steps(run: Run) -> int:
     """Optimizer steps committed or given out."""
     return run.ledger.num_steps + sum(r.num_steps for r in run.ledger.issued.values())

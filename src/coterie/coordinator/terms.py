@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations
 
+from coterie.coordinator.hear import log_final
 from coterie.coordinator.replan import choose
-from coterie.coordinator.rounds import Wait, drained
+from coterie.coordinator.rounds import Wait, drained, issue_again
 from coterie.coordinator.run import Run
 from coterie.errors import TrainingError
 from coterie.transport import messages as say
@@ -70,9 +71,11 @@ def regroup(run: Run) -> Wait:
         return
     if run.term.apart:
         run.ledger.forget(before - set(run.term.members))
+        issue_again(run)
     else:
         stand = next(s for name, s in run.settled.items() if name != say.HUB)
         run.ledger.settle(stand.round, stand.stands, run.term.members)
+    log_final(run)  # first: what is on record already is no part of the books
     run.event("books", **run.ledger.books())
     yield from link_up(run)
     choose(run, _why(run, before - run.members.keys()))

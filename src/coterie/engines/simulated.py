@@ -6,9 +6,9 @@ deaths are made up here, from a `World` that says how fast machines and links tr
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,24 +23,17 @@ from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint, Resume
 from coterie.engines.strands import FORM_S, Agent, Strand, call_of, price_of
+from coterie.engines.virtual import Fault, VirtualTime
 from coterie.errors import CoterieError, Torn
 from coterie.transport import messages as say
-from coterie.transport.memory import MemoryTransport
-from coterie.world import Device, World
+from coterie.transport.memory import Call, MemoryTransport
+from coterie.world import World
 
-CONTROL_S = 0.001  # of a control message
-DETECT_S = 0.01  # until the engine's word of a death arrives
 WAITS = object()  # an effect that time or others will answer
 SPREAD = 0.02  # the last member hears a meeting's outcome so much later than the first
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A member killed at a virtual time, and started again some time later, or never."""
-
-    member: str
-    at_s: float
-    back_after_s: float | None = None
+__all__ = ["Fault", "Outcome", "Simulation", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,8 @@ class Outcome:
     seconds: float
 
 
-class Simulation:
-    """Events in order of virtual time; ties in the order they were scheduled, so runs repeat."""
+class Simulation(VirtualTime):
+    """A run in virtual time: agents that carry out their effects, and meet."""
 
     def __init__(
         self,
@@ -65,70 +58,41 @@ class Simulation:
         faults: Sequence[Fault] = (),
         resume: Resume | None = None,
     ) -> None:
-        self.coordinator = Coordinator(job, len(world.devices), resume)
+        num_agents = len(world.devices)
+        super().__init__(lambda past: Coordinator(job, num_agents, resume, past))
         self._setup, self._world = setup, world
         self._hub = MemoryTransport()
-        self._agents: dict[str, Agent] = {}
         self._left: dict[str, Worker] = {}
         self._terms: dict[str, say.Term] = {}
         self._hellos: dict[str, say.Hello] = {}
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._num_scheduled = 0
-        self._now_s = 0.0
-        self.events: list[dict[str, Any]] = []
-        self.checkpoints: list[Checkpoint] = []
+        self._num_started = 0
         if self.coordinator.run.by_star:
-            self._after(0.0, lambda: self._start(None))
+            self._after(0.0, lambda: self._start(say.HUB))
         for device in world.devices:
-            self._after(0.0, lambda device=device: self._start(device))  # type: ignore[misc]
+            self._after(0.0, partial(self._start, device.name))
         for fault in faults:
-            self._after(fault.at_s, lambda fault=fault: self._kill(fault))  # type: ignore[misc]
+            self._after(fault.at_s, partial(self._befall, fault))
 
     def run(self, limit_s: float = 1e6) -> Outcome:
         """Play until the run is done, or until `limit_s` of virtual time."""
         self.coordinator.start(0.0)
         self._beat()
-        while self._queue and not self.coordinator.run.done and self._now_s < limit_s:
-            self._now_s, _, happen = heapq.heappop(self._queue)
-            happen()
-            self._flush()
+        while not self.coordinator.run.done and self._now_s < limit_s and self._go_on():
+            pass
         living = {n: a.worker for n, a in self._agents.items() if a.worker is not None}
         figures = summary(self.coordinator.run)
         workers = dict(sorted({**self._left, **living}.items()))
-        return Outcome(self.events, figures, self.checkpoints, workers, self._now_s)
-
-    # -- time -------------------------------------------------------------------------------------
-
-    def _after(self, seconds: float, happen: Callable[[], None]) -> None:
-        self._num_scheduled += 1
-        heapq.heappush(self._queue, (self._now_s + seconds, self._num_scheduled, happen))
-
-    def _beat(self) -> None:
-        for name in list(self._agents):
-            self.coordinator.receive(name, say.Beat(), self._now_s)
-        self.coordinator.tick(self._now_s)
-        self._after(0.25, self._beat)
-
-    def _flush(self) -> None:
-        c = self.coordinator.run
-        for kind, fields in c.log:
-            seq = len(self.events)
-            self.events.append({"seq": seq, "time_s": self._now_s, "kind": kind, **fields})
-        for name, message in c.outbox:
-            self._after(CONTROL_S, lambda n=name, m=message: self._deliver(n, m))  # type: ignore[misc]
-        self.checkpoints += c.checkpoints
-        c.log.clear()
-        c.outbox.clear()
-        c.checkpoints.clear()
+        told = self._host.events, figures, self._host.checkpoints
+        return Outcome(*told, workers, self._now_s)
 
     # -- agents -----------------------------------------------------------------------------------
 
-    def _start(self, device: Device | None) -> None:
-        name = device.name if device else say.HUB
-        self._agents[name] = Agent(device)
+    def _start(self, name: str) -> None:
+        self._agents[name] = Agent(None if name == say.HUB else self._world.device(name))
+        self._num_started += 1
         hello = say.Hello(
             name=name,
-            pid=0,
+            pid=self._num_started,
             cores=1.0,
             memory_bytes=1 << 40,
             device="cpu",
@@ -137,28 +101,15 @@ class Simulation:
         self._hellos[name] = hello
         self._tell(name, hello)
 
-    def _kill(self, fault: Fault) -> None:
-        if self._agents.pop(fault.member, None) is None:
-            return
-        self._hub.withdraw(fault.member)
-        self._tear(fault.member)
-        reason = "killed"
-        self._after(DETECT_S, lambda: self.coordinator.lost(fault.member, reason, self._now_s))
-        if fault.back_after_s is not None:
-            device = self._world.device(fault.member)
-            self._after(fault.back_after_s, lambda: self._start(device))
-
-    def _tear(self, member: str) -> None:
+    def _leave(self, member: str) -> None:
         """Who has not yet heard the outcome of a meeting with the dead will not hear it."""
+        self._hub.withdraw(member)
         term = self._terms.get(member)
         for name, agent in self._agents.items():
             for strand in agent.strands:
                 if strand.waits_for == "outcome" and self._terms.get(name) == term:
                     strand.turn += 1
                     strand.waits_for = "meeting"
-
-    def _tell(self, name: str, message: say.Wire) -> None:
-        self._after(CONTROL_S, lambda: self.coordinator.receive(name, message, self._now_s))
 
     def _deliver(self, name: str, message: Any) -> None:
         agent = self._agents.get(name)
@@ -183,7 +134,11 @@ class Simulation:
         seconds = min(
             (link.latency_s + len(data) / link.bytes_per_s for link in links), default=0.0
         )
-        self._after(seconds, lambda: self._arrive(to, origin, channel, data))
+
+        def arrive() -> None:
+            self._within(to, lambda: self._arrive(to, origin, channel, data))
+
+        self._within(origin, lambda: self._after(seconds, arrive))
 
     def _arrive(self, to: str, origin: str, channel: str, data: bytes) -> None:
         agent = self._agents.get(to)
@@ -202,6 +157,8 @@ class Simulation:
         elif isinstance(message, say.State):
             agent.assembly.add(message)
         else:
+            if isinstance(message, say.Who):  # of a coordinator that came after the one it told
+                self._tell(name, self._hellos[name])
             return
         files = agent.assembly.files
         if agent.welcome is None or len(files) < agent.welcome.num_files:
@@ -269,6 +226,10 @@ class Simulation:
                 for message in make():
                     self._tell(name, message)
                 return None
+            case do.Leave(handle):
+                agent.aside, handle.turn = None, handle.turn + 1
+                self._hub.withdraw(name)
+                return None
             case do.Hear():
                 strand.waits_for = "order"
                 return agent.inbox.popleft() if agent.inbox else WAITS
@@ -293,7 +254,8 @@ class Simulation:
         match effect:
             case do.Begin(talk):
                 agent.aside = aside = Strand(talk)
-                self._after(0.0, lambda: self._aside(name, agent, aside))
+                begin = partial(self._aside, name, agent, aside)
+                self._after(0.0, lambda: self._within(name, begin, alone=True))
                 return aside
             case do.Finish(handle):
                 strand.waits_for = "aside"
@@ -337,7 +299,7 @@ class Simulation:
                 else:
                     self._meet(name, strand, do.Total(torch.cat(parts)))
 
-        self._after(seconds, meet)
+        self._after(seconds, lambda: self._within(name, meet, alone=True))
 
     def _pass(self, name: str, agent: Agent, strand: Strand, effect: do.Pass) -> None:
         """A stage's part of a batch: the others' are as long, and no road is that slow."""
@@ -345,14 +307,16 @@ class Simulation:
         share = -(-effect.batch.size // len(effect.team))
         self._later(name, strand, agent.device.step_s(share), _attempt(effect.alone))
 
-    def _later(self, name: str, strand: Strand, seconds: float, answer: Any) -> None:
+    def _later(
+        self, name: str, strand: Strand, seconds: float, answer: Any, alone: bool = True
+    ) -> None:
         agent, turn = self._agents[name], strand.turn
 
         def go_on() -> None:
             if self._agents.get(name) is agent and strand.turn == turn:
                 self._resume(name, strand, answer)
 
-        self._after(seconds, go_on)
+        self._after(seconds, lambda: self._within(name, go_on, alone))
 
     def _meet(self, name: str, strand: Strand, effect: Any) -> None:
         strand.waits_for = "meeting"
@@ -362,7 +326,15 @@ class Simulation:
             if effect.term.apart:
                 self._later(name, strand, FORM_S, None)
                 return
-        call = call_of(name, self._terms[name].number, effect)
+        turn = strand.turn
+
+        def come() -> None:
+            if strand.turn == turn:
+                self._offer(name, call_of(name, self._terms[name].number, effect))
+
+        self._within(name, come)
+
+    def _offer(self, name: str, call: Call) -> None:
         results = self._hub.offer(name, call)
         if results is None:
             return
@@ -372,7 +344,7 @@ class Simulation:
             for other in self._agents[member].strands:
                 if other.waits_for == "meeting":
                     other.waits_for = "outcome"
-                    self._later(member, other, late_s, result)
+                    self._later(member, other, late_s, result, alone=False)
 
 
 def _attempt(run: Callable[[], Any]) -> Any:

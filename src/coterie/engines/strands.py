@@ -43,6 +43,8 @@ class Agent:
     worker: Worker | None = None
     main: Strand | None = None
     aside: Strand | None = None  # a meeting that goes on while it computes
+    held: list[Callable[[], None]] | None = None  # what waits, while it is stopped or cut off
+    stopped: bool = False
 
     @property
     def strands(self) -> list[Strand]:

@@ -14,17 +14,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from coterie.errors import CoterieError
-from coterie.leases import Span
+from coterie.leases import Span, count, merge
 from coterie.watch.words import Event, number_of
 
 POLL_S = 0.05
+NUM_PLACES = 5  # that a sentence tells
 
 
 class EventLog:
@@ -147,6 +148,42 @@ def follow(
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What became of the positions of one finished data epoch.
+
+    >>> Finding(0, 10, lost=((9, 10),), repeated=((2, 5),)).sentence
+    'Epoch 1: of its 10 samples 1 was never learned (position 9) and 3 more than once (2 to 4).'
+    """
+
+    data_epoch: int
+    num_train: int
+    lost: tuple[Span, ...] = ()  # learned by nobody
+    repeated: tuple[Span, ...] = ()  # learned more than once
+
+    @property
+    def sentence(self) -> str:
+        """In plain words; epochs are counted from 1, positions in the shuffled order from 0."""
+        begin = f"Epoch {self.data_epoch + 1}: "
+        if not (self.lost or self.repeated):
+            return begin + f"each of its {self.num_train:,} samples was learned exactly once."
+        parts: list[str] = []
+        for spans, what in ((self.lost, "never learned"), (self.repeated, "more than once")):
+            if spans:
+                num = count(spans)
+                verb = "" if parts else "was " if num == 1 else "were "
+                word = what if parts or spans is self.lost else f"learned {what}"
+                parts.append(f"{num:,} {verb}{word} ({_places(spans, not parts)})")
+        return begin + f"of its {self.num_train:,} samples {' and '.join(parts)}."
+
+
+def _places(spans: Sequence[Span], named: bool) -> str:
+    told = [f"{a}" if b == a + 1 else f"{a} to {b - 1}" for a, b in spans[:NUM_PLACES]]
+    more = [] if len(spans) <= NUM_PLACES else [f"{len(spans) - NUM_PLACES} more spans"]
+    noun = "" if not named else "position " if count(spans) == 1 else "positions "
+    return noun + ", ".join(told + more)
+
+
+@dataclass(frozen=True)
 class Audit:
     """Positions of the finished epochs that nobody learned, and that were learned more than once.
 
@@ -157,6 +194,7 @@ class Audit:
     num_lost: int
     num_repeated: int
     epochs: tuple[int, ...]  # the finished data epochs that were counted
+    findings: tuple[Finding, ...] = field(default=(), repr=False, compare=False)  # one of each
 
     @property
     def is_exact(self) -> bool:
@@ -167,13 +205,24 @@ class Audit:
 def audit(events: Iterable[Event]) -> Audit:
     """Count what the committed leases of each finished data epoch left out or learned again.
 
-    Errors: CoterieError when an epoch is finished but no run event says `num_train`.
+    Errors: CoterieError when an epoch is finished but no run event says `num_train`, or when what
+    was committed is not told as leases are.
 
     >>> run = {"kind": "run", "num_train": 10}
     >>> learned = {"kind": "committed", "data_epoch": 0, "leases": {"a": [[0, 6]], "b": [[5, 9]]}}
     >>> audit([run, learned, {"kind": "epoch", "data_epoch": 0}])
     Audit(num_lost=1, num_repeated=1, epochs=(0,))
     """
+    try:
+        return _audit(events)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CoterieError(
+            f"expected committed rounds with a data_epoch and leases as spans, found others "
+            f"({error!r}); audit the log as Coterie wrote it"
+        ) from error
+
+
+def _audit(events: Iterable[Event]) -> Audit:
     num_train = 0
     learned: list[tuple[int, int, list[Span]]] = []  # round, data epoch, positions
     finished: dict[int, tuple[int, int]] = {}  # data epoch: its last round, its samples
@@ -197,23 +246,30 @@ def audit(events: Iterable[Event]) -> Audit:
     owned: dict[int, list[Span]] = {}
     for _, epoch, spans in learned:
         owned.setdefault(epoch, []).extend(spans)
-    counts = [_miscounted(owned.get(epoch, []), num) for epoch, (_, num) in finished.items()]
-    return Audit(sum(lost for lost, _ in counts), sum(more for _, more in counts), tuple(finished))
+    findings = tuple(
+        Finding(epoch, num, *_miscounted(owned.get(epoch, []), num))
+        for epoch, (_, num) in finished.items()
+    )
+    num_lost = sum(count(found.lost) for found in findings)
+    num_repeated = sum(count(found.repeated) for found in findings)
+    return Audit(num_lost, num_repeated, tuple(finished), findings)
 
 
-def _miscounted(spans: Sequence[Span], num_train: int) -> tuple[int, int]:
-    """How many of the positions 0..num_train lie in no span, and in more than one."""
+def _miscounted(spans: Sequence[Span], num_train: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """Which of the positions 0..num_train lie in no span, and which in more than one."""
     changes = Counter({0: 0, num_train: 0})
     for start, stop in spans:
         changes[start] += 1
         changes[stop] -= 1
-    depth = num_lost = num_repeated = 0
+    depth = 0
+    lost: list[Span] = []
+    repeated: list[Span] = []
     for start, stop in pairwise(sorted(changes)):
         depth += changes[start]
-        num = max(0, min(stop, num_train) - start)
-        num_lost += num if depth == 0 else 0
-        num_repeated += num if depth > 1 else 0
-    return num_lost, num_repeated
+        inside = (start, min(stop, num_train))
+        if depth != 1 and inside[0] < inside[1]:
+            (lost if depth == 0 else repeated).append(inside)
+    return merge(lost), merge(repeated)
 
 
 def _whole_lines(path: Path, offset_bytes: int = 0) -> bytes:

@@ -1,0 +1,93 @@
+"""An agent that is let in and talks nonsense: it may harm itself, and nobody else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from coterie.transport import messages as say
+
+ints = st.integers(-3, 40) | st.sampled_from([10**18, -(10**18), 2**200])
+floats = st.floats(-1.0, 10.0) | st.sampled_from([0.0, float("nan"), float("inf"), -1e300, 1e300])
+names = st.sampled_from(["a", "b", "c", "hub", "z", ""])
+reports = st.builds(
+    say.Report,
+    term=ints,
+    first_round=ints,
+    last_round=ints,
+    cohort=st.lists(names, max_size=3).map(tuple),
+    num_samples=ints,
+    num_steps=ints,
+    loss=floats,
+    compute_s=floats,
+    exchange_s=floats,
+    gap_s=floats,
+    digest=st.none() | ints,
+)
+readies = st.builds(
+    say.Ready,
+    names=st.just(("w",)),
+    shapes=st.lists(ints, max_size=2).map(lambda shape: (tuple(shape),)),
+    num_train=ints,
+    needs_closure=st.booleans(),
+)
+hellos = st.builds(
+    say.Hello,
+    name=st.just("b"),  # a driver sees to it that nobody speaks for others
+    pid=ints,
+    cores=floats,
+    memory_bytes=ints,
+    device=st.just("cpu"),
+    store=st.text(max_size=4),
+)
+garbage: st.SearchStrategy[Any] = st.one_of(
+    reports,
+    readies,
+    hellos,
+    st.builds(say.Beat, computing_s=floats),
+    st.builds(
+        say.Back,
+        hello=hellos,
+        ready=readies,
+        term=ints,
+        round=ints,
+        reports=st.lists(reports, max_size=2).map(tuple),
+    ),
+    st.builds(
+        say.Probed,
+        timings=st.lists(st.tuples(ints, floats), max_size=3).map(tuple),
+        fixed_bytes=ints,
+        bytes_per_sample=floats,
+    ),
+    st.builds(
+        say.Linked,
+        term=ints,
+        links=st.lists(st.tuples(names, floats, floats), max_size=2).map(tuple),
+    ),
+    st.builds(say.TornRound, term=ints),
+    st.builds(
+        say.Scores,
+        round=ints,
+        metrics=st.dictionaries(st.sampled_from(["accuracy", "x"]), floats),
+        seconds=floats,
+    ),
+    st.builds(say.Declined, round=ints, reason=st.text(max_size=4), in_a_row=ints),
+    st.builds(say.Offence, member=names, reason=st.text(max_size=4)),
+    st.builds(say.State, ticket=ints, file=names, index=st.just(0), total=st.just(10**15)),
+    st.builds(say.Refused, reason=st.text(max_size=4)),
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(garbage, st.integers(0, 6)), min_size=1, max_size=6))
+def test_whatever_an_agent_says_the_coordinator_stands(play, said):
+    """It raises nothing of its own accord, answers quickly, and ends only with a sentence."""
+    p = play(3, until={"epochs": 2.0}).until_training()
+    for message, answers in said:
+        p.say("b", message)
+        for _ in range(answers):
+            if p.run.done:
+                return
+            p.answer()
