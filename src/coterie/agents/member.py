@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -137,7 +137,8 @@ class Member:
 
     def snapshot(self) -> Snapshot:
         """A copy of all that this member is, as of the last committed round."""
-        agreed_N = self.learner.vector() if self.anchor_N is None else self.anchor_N.clone()
+        here_N = self.learner.vector()
+        agreed_N = here_N if self.anchor_N is None else self.anchor_N.clone()
         return Snapshot(
             round=self.round,
             strategy=repr(self.strategy) if self.strategy else "",
@@ -145,12 +146,13 @@ class Member:
             agreed_N=agreed_N,
             weights=self.learner.weights(agreed_N),
             private=copied(self.learner.private()),
+            here_N=None if torch.equal(here_N, agreed_N) else here_N,
         )
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Become what this member was when the snapshot was taken."""
         self.learner.restore(snapshot.weights, snapshot.private)
-        self.learner.place(snapshot.agreed_N)
+        self.learner.place(snapshot.agreed_N if snapshot.here_N is None else snapshot.here_N)
         self.round = snapshot.round
         self.strategy = parse(snapshot.strategy) if snapshot.strategy else None
         self.memory = tuple(snapshot.memory)
@@ -161,7 +163,7 @@ class Member:
     def inherit(self, snapshot: Snapshot) -> None:
         """Become a peer of the member that the snapshot was taken of."""
         own = self.learner.draws.state()
-        self.adopt(snapshot)
+        self.adopt(replace(snapshot, here_N=None))
         self.learner.draws.restore(own)
         self.told.clear()  # of rounds that others have learned anew since
         if self.strategy is not None:
