@@ -275,7 +275,7 @@ class Play:
             self.stands[name] = self.rounds[name]
             return
         newest = max(self.rounds[m] for m in term.members if m in self.alive)
-        self.held.setdefault(term.number, self.holding and self._asks_for(newest + 1))
+        self.held.setdefault(term.number, self.holding and self._asks_for(newest + 1, term))
         healed, self.rounds[name] = self.rounds[name] < newest - 1, newest
         self.reported[name] = newest if healed else self.reported[name]
         self.stands[name] = stands = newest + self.held[term.number]
@@ -283,9 +283,9 @@ class Play:
             term=term.number, round=newest, stands=stands, healed=healed, seconds=0.01
         )
 
-    def _asks_for(self, number: int) -> bool:
-        """Whether a block that somebody has still to carry out holds this round."""
-        blocks = [(n, m) for n, m in self.orders if isinstance(m, say.Block)]
+    def _asks_for(self, number: int, term: say.Term) -> bool:
+        """Whether a block that a member of the term has still to carry out holds this round."""
+        blocks = [(n, m) for n, m in self.orders if isinstance(m, say.Block) and n in term.members]
         return any(
             block.first_round <= number < block.first_round + len(block.rounds())
             and (block.term == self.terms[name].number or number <= self.stands[name])

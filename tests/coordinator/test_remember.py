@@ -7,6 +7,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.ledger import Ledger
@@ -181,3 +183,77 @@ def test_one_that_is_back_outside_of_the_term_is_not_believed(play):
     assert not p.run.members["c"].holds
     p.say("a", p.back("a", reports=(stale,)))
     assert number not in p.run.ledger.issued
+
+
+def retold(p: Any, name: str) -> say.Back:
+    """What an actor tells a new coordinator: where it stands, and the rounds it committed."""
+    told = [(n, cohort) for n, (_, cohort) in p.books.items() if n <= p.rounds[name]]
+    reports = tuple(
+        say.Report(
+            term=0, first_round=n, last_round=n, cohort=cohort, num_samples=0, num_steps=0,
+            loss=0.0, compute_s=0.0, exchange_s=0.0,
+        )
+        for n, cohort in told[-64:]
+        if name in cohort
+    )  # fmt: skip
+    return p.back(name, reports=reports)
+
+
+acts = st.lists(
+    st.tuples(
+        st.sampled_from(["kill", "enter", "mute", "speak", "tear", "restart", "wait"]),
+        st.sampled_from("bcd"),
+        st.integers(0, 10),
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(acts, st.booleans(), st.sampled_from(["all-reduce", "local-sgd(4)"]))
+def test_whoever_falls_silent_dies_or_is_replaced_each_sample_is_learned_once(
+    play, happening, holding, strategy
+):
+    p = play(3, strategy=strategy, until={"epochs": 3.0})
+    p.num_train, p.pace_s, p.holding = 400, 0.004, holding
+    p.until_training()
+    for act, name, answers in happening:
+        if p.run.leaving:
+            break
+        if act == "kill":
+            p.mute.discard(name)
+            p.kill(name)
+        elif act == "enter" and name not in p.alive:
+            p.enter(name)
+        elif act == "mute":
+            p.mute.add(name)
+        elif act == "speak":
+            p.mute.discard(name)
+        elif act == "tear":
+            p.say("a", say.TornRound(term=p.run.term.number))
+        elif act == "restart" and p.run.ledger.committed:
+            replace(p)
+        else:
+            p.wait(answers / 4)
+        for _ in range(answers):
+            p.answer()
+    p.mute.clear()
+    for _ in range(600):
+        if not p.run.done:
+            p.answer()
+    assert p.run.done, f"it hangs in term {p.run.term.number}, settled {sorted(p.run.settled)}"
+    assert p.run.failure == ""
+    assert p.times_learned() == {epoch: {1} for epoch in range(3)}
+    assert len({event["data_epoch"] for event in p.of("epoch")}) == len(p.of("epoch")) == 3
+
+
+def replace(p: Any) -> None:
+    """The coordinator dies; of the members, those that are not mute are back at once."""
+    waiting = [*p.orders]
+    restarted(p)
+    p.orders.extend(waiting)
+    for name in sorted(p.alive - p.mute):
+        p.say(name, retold(p, name))
+    p.wait(6.0)  # for those that are mute
+    for name in sorted(p.mute & p.alive):
+        p.say(name, retold(p, name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 from hypothesis import example, given, settings
@@ -47,10 +48,8 @@ VALID: list[say.Wire] = [
 def decode(frames: Sequence[bytes]) -> None:
     """By either door: a message, or BadMessage; anything else fails the test."""
     for door in DECODERS:
-        try:
+        with suppress(BadMessage):
             assert isinstance(door(frames), say.Wire)
-        except BadMessage as error:
-            assert len(str(error)) < 1000
 
 
 values = st.recursive(
