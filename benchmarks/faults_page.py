@@ -261,9 +261,11 @@ def goodput_lines(found: Sequence[Told]) -> list[str]:
             continue
         kinds = Counter(fault["kind"] for fault in run["faults"])
         told = ", ".join(f"{number} × {kind}" for kind, number in sorted(kinds.items()))
+        before, after = run["free_each_per_s"]
         lines += [
             f"{told} in {run['seconds'] / 60:.1f} minutes. Without faults {run['free_per_s']:.0f} "
-            f"samples/s ({' before, '.join(f'{f:.0f}' for f in run['free_each_per_s'])} after); under faults {run['gross']:.1%} of that. Members were away for "
+            f"samples/s ({before:.0f} before, {after:.0f} after); under faults "
+            f"{run['gross']:.1%} of that. Members were away for "
             f"{1 - run['capacity']:.1%} of all member-seconds ({spread(run['away_s'])} s a time): "
             f"net of that, goodput is {run['net']:.1%}. Samples lost {run['lost']}, repeated "
             f"{run['repeated']}. The run {'went on' if run['alive'] else 'had ended'}.",
