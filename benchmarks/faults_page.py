@@ -261,9 +261,11 @@ def goodput_lines(found: Sequence[Told]) -> list[str]:
             continue
         kinds = Counter(fault["kind"] for fault in run["faults"])
         told = ", ".join(f"{number} × {kind}" for kind, number in sorted(kinds.items()))
+        before, after = run["free_each_per_s"]
         lines += [
             f"{told} in {run['seconds'] / 60:.1f} minutes. Without faults {run['free_per_s']:.0f} "
-            f"samples/s; under faults {run['gross']:.1%} of that. Members were away for "
+            f"samples/s ({before:.0f} before, {after:.0f} after); under faults "
+            f"{run['gross']:.1%} of that. Members were away for "
             f"{1 - run['capacity']:.1%} of all member-seconds ({spread(run['away_s'])} s a time): "
             f"net of that, goodput is {run['net']:.1%}. Samples lost {run['lost']}, repeated "
             f"{run['repeated']}. The run {'went on' if run['alive'] else 'had ended'}.",
@@ -329,6 +331,12 @@ def other_complaints(found: Sequence[Told]) -> list[str]:
         f"- Goodput is below {GOODPUT_CLAIM:.0%}."
         for run in of(found, "goodput")
         if run.get("net", 1.0) < GOODPUT_CLAIM
+    ]
+    lines += [
+        f"- Goodput, net, is {run['net']:.0%}: what is without faults is not known well enough, or "
+        "members that are left have more of the machine."
+        for run in of(found, "goodput")
+        if run.get("net", 1.0) > 1.0
     ]
     for run in of(found, "heartbeats"):
         states = run.get("states", {})
