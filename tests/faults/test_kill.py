@@ -95,3 +95,22 @@ def test_a_coordinator_that_is_killed_again_and_again_ends_the_run_and_costs_no_
     resumed = desk.train(job, "--resume", "--set", f"until={{steps: {saved['step'] + 60}}}")
     assert resumed.code == 0, resumed.err
     assert resumed.answer["samples_lost"] == resumed.answer["samples_repeated"] == 0
+
+
+def test_when_all_who_hold_the_model_die_the_run_goes_on_from_its_checkpoint_by_itself(
+    desk: Any,
+) -> None:
+    job = desk.job(until={"steps": 3000}, checkpoint_every_s=0.5)
+    process = desk.start("train", job, "--json", "--runs", desk.runs)
+    saved = desk.await_event(lambda event: event["kind"] == "checkpoint")
+    for name in ("agent-0", "agent-1"):
+        desk.agent(name).send_signal(signal.SIGKILL)
+    desk.await_event(lambda event: event["kind"] == "warning" and "going on" in event["text"])
+    again = desk.await_event(lambda e: e["kind"] == "run" and e["seq"] > saved["seq"])
+    assert again["resumed_round"] >= saved["round"]
+    desk.await_event(lambda e: e["kind"] == "committed" and e["seq"] > again["seq"])
+    process.send_signal(signal.SIGINT)
+    finished = desk.finish(process)
+    assert finished.code in (0, 130), finished.err
+    assert finished.answer["samples_lost"] == finished.answer["samples_repeated"] == 0
+    assert not desk.await_empty()

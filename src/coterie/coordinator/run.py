@@ -70,6 +70,7 @@ class Run:
         self.checkpoints: list[Checkpoint] = []
         self.stopping = ""  # why the run ends early, and resumably
         self.failure = ""
+        self.bereft = False  # nobody is left who holds the trained model
         self.leaving = False  # everybody has been told to go
         self.done = False
 

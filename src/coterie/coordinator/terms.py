@@ -20,6 +20,7 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
     """Name a new membership, and wait until its members have built their group and agree."""
     living = [name for name in members if name in run.members]
     if not living:
+        run.bereft = True
         raise TrainingError("expected a member that holds the trained model, found that all died")
     run.torn, run.torn_at_s = False, None
     run.settled.clear()

@@ -19,6 +19,7 @@ from coterie.agents import checkpoint
 from coterie.config import Job, dump_job, parse_job
 from coterie.coordinator.fixed import refuse_unsteady
 from coterie.engines.processes import (
+    BEREFT,
     DONE,
     FAILED,
     GROWN_S,
@@ -152,10 +153,9 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
                     summary = event
             complaint = host.complaint()
             num_starts = 1 if host.lived_s > GROWN_S else num_starts
-            if not host.was_killed or num_starts > MAX_RESTARTS or not _has_begun(events, began):
+            if num_starts > MAX_RESTARTS or not host.may_go_on(_has_begun(events, began)):
                 break
             num_starts += 1
-            host.start_again()
     code = host.popen.returncode
     if code == REFUSED:
         raise _Refused(complaint)
@@ -213,19 +213,21 @@ class _Host:
         self._listener.join()
         return "".join(self._said).strip()
 
-    def start_again(self) -> None:
-        """Start one in the place of one that was killed."""
-        self.popen = self._start(again=True)
+    def may_go_on(self, has_begun: bool) -> bool:
+        """Start one in the place of one that ended before its run did; whether there is need to."""
+        if self.popen.returncode == BEREFT and not self._asked:
+            self._resume = self._run
+            self.popen = self._start(again=False)
+        elif self.popen.returncode < 0 and has_begun and not self._asked:
+            self.popen = self._start(again=True)
+        else:
+            return False
+        return True
 
     @property
     def lived_s(self) -> float:
         """Seconds since it was started last."""
         return time.monotonic() - self._started_s
-
-    @property
-    def was_killed(self) -> bool:
-        """Whether it ended by a signal that was not ours."""
-        return self.popen.poll() is not None and self.popen.returncode < 0 and not self._asked
 
     def interrupt(self, *_: object) -> None:
         """Ask it to end, more urgently each time."""

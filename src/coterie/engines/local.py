@@ -24,6 +24,7 @@ from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint as Unwritten
 from coterie.coordinator.run import Resume
 from coterie.engines.processes import (
+    BEREFT,
     DONE,
     FAILED,
     INTERRUPTED,
@@ -276,6 +277,9 @@ class Host:
         if not failure and c.stopping:
             code = INTERRUPTED
         saved = checkpoint.good_checkpoints(self._run)
+        if c.bereft and saved and not c.stopping and not self.job.agents.remote:
+            self._log.write("warning", text=f"{failure}; going on from {saved[0].name}")
+            return BEREFT
         books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         self._log.write(
             "summary",

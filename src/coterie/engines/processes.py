@@ -27,6 +27,7 @@ THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the re
 # torch asks for the name of each address that it connects to; a slow answer would hold up a term.
 QUICK_NAMES = {"RES_OPTIONS": "timeout:1 attempts:1"}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+BEREFT = 3  # of a coordinator whose run goes on from a checkpoint alone
 UNSEEN = 256  # no process ends with it: of one that nobody could wait for
 NOBODY = 0  # a number that no process has
 WAIT_S = 0.01
