@@ -20,6 +20,7 @@ from coterie.transport.pipeline import PipelineTransport
 from coterie.transport.secure import JoinKey
 from coterie.transport.star import StarTransport
 
+BREATH_S = 2e-4  # between messages told meanwhile: Python runs one thread, let it be the worker's
 FOREVER_S = 1e9  # an urgent message ends such a wait
 
 
@@ -124,6 +125,7 @@ class Performer:
             try:
                 for message in make():
                     self._client.tell(message)
+                    time.sleep(BREATH_S)
             except Exception as error:  # nobody waits for the thread: the coordinator is to know
                 self._client.tell(Failed(reason=f"{self._name}: {error}"))
 

@@ -41,9 +41,7 @@ class Snapshot:
     agreed_N: Tensor
     weights: dict[str, Tensor]
     private: dict[str, Any]
-    here_N: Tensor | None = (
-        None  # where it walks, if that is elsewhere: parts meet in turn, or late
-    )
+    here_N: Tensor | None = None  # where it walks, if not from where all agreed
 
     def to_bytes(self) -> bytes:
         """Everything in one piece, without pickle."""
