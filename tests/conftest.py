@@ -43,8 +43,10 @@ def net(width=8):
 
 
 class FromDisk(TensorDataset):
+    ms_per_sample = MS_PER_SAMPLE
+
     def __getitems__(self, indices):
-        time.sleep(MS_PER_SAMPLE / 1e3 * len(indices))
+        time.sleep(self.ms_per_sample / 1e3 * len(indices))
         return [self[i] for i in indices]
 
 
@@ -53,8 +55,10 @@ def samples(num=512, kind=TensorDataset):
     return kind(inputs, inputs[:, :4].argmax(dim=1))
 
 
-def from_disk(num=512):
-    return samples(num, FromDisk)
+def from_disk(num=512, ms_per_sample=MS_PER_SAMPLE):
+    read = samples(num, FromDisk)
+    read.ms_per_sample = ms_per_sample
+    return read
 
 
 def accuracy(predictions, targets):

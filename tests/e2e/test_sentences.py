@@ -162,7 +162,13 @@ class Orders:
         by_star = self.strategy.exchange.road == "star"
         self.party = (*self.members, *([say.HUB] if by_star else []))
         self.run = SimpleNamespace(
-            log=[], outbox=[], checkpoints=[], done=not self.members, by_star=by_star
+            log=[],
+            outbox=[],
+            checkpoints=[],
+            evicted=[],
+            members={},
+            done=not self.members,
+            by_star=by_star,
         )
 
     def start(self, now_s: float) -> None:

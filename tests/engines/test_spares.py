@@ -13,7 +13,7 @@ import pytest
 
 from coterie.config import Job, Ref, TaskSpec
 from coterie.engines import processes
-from coterie.engines.processes import LocalAgents
+from coterie.engines.processes import LocalAgents, Process
 
 pytestmark = pytest.mark.processes
 READS = "import sys; print(sys.stdin.readline().strip(), flush=True)"
@@ -47,15 +47,15 @@ def test_a_spare_that_took_a_name_keeps_it_where_priorities_may_not_be_raised(
 ) -> None:
     monkeypatch.setattr(os, "setpriority", refuse)
     agents.spares = [spare]
-    assert agents._take_over("agent-0") is spare
-    assert spare.stdout.read() == b"agent-0\n"
+    assert agents._take_over(Process("agent-0", spare, None)) is spare
+    assert spare.stdout.read() == b'["agent-0", 1.0]\n'
 
 
 def test_a_spare_that_is_gone_is_passed_over(agents: LocalAgents, spare: Any) -> None:
     spare.kill()
     spare.wait()
     agents.spares = [spare]
-    assert agents._take_over("agent-0") is None
+    assert agents._take_over(Process("agent-0", spare, None)) is None
 
 
 @pytest.mark.parametrize("may", [True, False])

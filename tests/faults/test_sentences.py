@@ -13,6 +13,12 @@ pytestmark = pytest.mark.processes
 
 NAMES = ("agent-0", "agent-1", "agent-2", "agent-3")
 JOB: dict[str, Any] = {
+    # So slow a disk that on any machine everybody is worth having: a plan leaves nobody out.
+    "task": {
+        "model": "shop:net",
+        "train": {"call": "shop:from_disk", "with": {"ms_per_sample": 1.5}},
+        "test": "shop:samples",
+    },
     "agents": {"local": 4, "speeds": [1.0, 1.0, 1.0, 1.0]},
     "until": {"minutes": 5},
     "checkpoint_every_s": 0.5,
