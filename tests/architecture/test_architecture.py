@@ -253,6 +253,19 @@ def test_importing_loads_neither_torch_nor_ray(name: str) -> None:
     assert loaded == set()
 
 
+@every_module
+def test_a_clock_that_jumps_changes_nothing(path: Path) -> None:
+    """Events and names tell the hour of the day; what is waited for goes by another clock."""
+    if path.parent.name == "watch":
+        return
+    read = [
+        node.lineno
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns")
+    ]
+    assert read == []
+
+
 def test_help_answers_without_torch() -> None:
     status, loaded, output = loaded_after(
         "sys.argv = ['coterie', '--help']; from coterie.cli import main; main()"

@@ -50,7 +50,7 @@ class Solo:
         self._num_samples = 0
         self._part = 0.0  # of the epoch under way
         self._score_s = self.save_cost_s = 0.0
-        self.began_s = self._saved_s = self._told_s = self._scored_s = time.time()
+        self.began_s = self._saved_s = self._told_s = self._scored_s = time.monotonic()
 
     def restore(self, point: Checkpoint, passed_over: str = "") -> None:
         """Go on from a checkpoint, of one or of more devices; why not from a newer one."""
@@ -95,7 +95,7 @@ class Solo:
             epoch_loss = loss_sum / max(1, num_done)
             learner.end_epoch(data_epoch + 1, epoch_loss)
             self._tell("epoch", data_epoch=data_epoch, loss=epoch_loss)
-            if time.time() - self._scored_s >= self._score_s / EVALUATION_PART:
+            if time.monotonic() - self._scored_s >= self._score_s / EVALUATION_PART:
                 self._evaluate()
 
     def _begun(self) -> float:
@@ -103,7 +103,7 @@ class Solo:
         return sum(1 - count(spans) / self.num_train for spans in self.open.values())
 
     def _between_steps(self, data_epoch: int, spans: Sequence[Span], num_done: int) -> None:
-        now_s = time.time()
+        now_s = time.monotonic()
         if now_s - self._told_s >= PROGRESS_S:
             self._told_s = now_s
             self._tell("progress", **self._progress(now_s))
@@ -120,7 +120,7 @@ class Solo:
 
     def _limits(self) -> dict[str, float]:
         epochs = self.num_epochs + self._part
-        minutes = (time.time() - self.began_s) / 60
+        minutes = (time.monotonic() - self.began_s) / 60
         return {"epochs": epochs, "steps": float(self.learner.num_steps), "minutes": minutes}
 
     def _reached(self, metrics: dict[str, float]) -> str:
@@ -133,9 +133,9 @@ class Solo:
         return ""
 
     def _evaluate(self) -> None:
-        began_s = time.time()
+        began_s = time.monotonic()
         self.metrics = self.learner.score()
-        self._scored_s = time.time()
+        self._scored_s = time.monotonic()
         self._score_s = self._scored_s - began_s
         num_steps = self.learner.num_steps
         figures = {"metrics": self.metrics, "seconds": self._score_s}
@@ -146,11 +146,11 @@ class Solo:
         try:
             self._save()
         except CheckpointError as error:
-            self._saved_s = time.time()
+            self._saved_s = time.monotonic()
             self._tell("warning", text=str(error))
 
     def _save(self) -> Path:
-        learner, began_s = self.learner, time.time()
+        learner, began_s = self.learner, time.monotonic()
         here_N = learner.vector()
         snapshot = Snapshot(
             round=learner.num_steps,
@@ -172,7 +172,7 @@ class Solo:
         }
         files = snapshot.files(NAME)
         path = checkpoint.save(self.run, learner.num_steps, files, meta, self.job.keep_checkpoints)
-        self._saved_s = time.time()
+        self._saved_s = time.monotonic()
         self.save_cost_s = seconds = self._saved_s - began_s  # nothing is learned meanwhile
         figures = {"num_bytes": sum(map(len, files.values())), "seconds": seconds}
         figures |= {"step": learner.num_steps, "round": learner.num_steps, "pause_s": seconds}
@@ -187,7 +187,7 @@ class Solo:
         return event
 
     def _announce(self) -> None:
-        self.began_s = self._saved_s = self._told_s = self._scored_s = time.time()
+        self.began_s = self._saved_s = self._told_s = self._scored_s = time.monotonic()
         self._tell(
             "run",
             name=self.run.name,
@@ -221,8 +221,8 @@ class Solo:
         }
 
     def _summarise(self, saved: Path) -> dict[str, Any]:
-        seconds = time.time() - self.began_s
-        self._tell("progress", **self._progress(time.time()))
+        seconds = time.monotonic() - self.began_s
+        self._tell("progress", **self._progress(time.monotonic()))
         figures = {
             "accuracy": self.metrics.get("accuracy"),
             "metrics": self.metrics,
