@@ -146,7 +146,7 @@ def has_warm_spare(run: Running) -> bool:
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, OSError):
             words = process.cmdline()
-            if "--spare" in words and str(run.folder / "join.key") in words:
+            if "stand-by" in words and str(run.folder / "join.key") in words:
                 call = Path(f"/proc/{process.pid}/syscall").read_text().split()
                 if call[:2] == [READ, "0x0"]:
                     return True

@@ -94,7 +94,13 @@ def _ready(run: Run, name: str, ready: say.Ready) -> None:
     member = run.members[name]
     member.ready, member.state = ready, "ready"
     run.event("agent", member=name, state="ready", cores=member.hello.cores)
-    if run.probing:
+    place = (member.hello.store.rpartition(":")[0], member.hello.cores)
+    is_known = run.plan is not None and run.places.get(name) == place and name in run.beliefs
+    run.places[name] = place
+    if is_known:  # much as it was: its reports will say what has changed
+        member.device, member.state = run.beliefs[name], "measured"
+        member.solo_per_s = _solo_per_s(run, name)
+    elif run.probing:
         run.tell(name, run.probe())
 
 

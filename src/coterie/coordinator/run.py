@@ -82,6 +82,7 @@ class Run:
         self.gone: set[str] = set()  # dead, as this coordinator was told
         self.known: set[str] = set()  # every name that was ever here
         self.beliefs: dict[str, Device] = {}  # of machines that left, should they return
+        self.places: dict[str, tuple[str, float]] = {}  # host and cores of each name's machine
         self.missed: set[str] = set()  # lost, and not yet back at work
         self.healthy: set[str] = set()  # members that hold the agreed state
         self.left_out: set[str] = set()  # by the plan
