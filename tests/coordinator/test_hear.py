@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from coterie.coordinator.adapt import observe
 from coterie.coordinator.hear import MEMORY_PART
 from coterie.coordinator.model import fit_device
 from coterie.coordinator.run import Resume
@@ -136,16 +135,28 @@ def test_later_measurements_add_to_the_solo_speed_and_leave_the_belief(play):
     assert p.run.members["a"].solo_per_s == pytest.approx(64 / 1.2)
 
 
-def test_one_that_returns_is_believed_to_be_much_as_it_was(play):
+def test_one_that_returns_on_the_same_machine_is_known_and_not_measured_anew(play):
     p = play(2, until=ENDLESS).until_training()
     known = p.run.members["b"].device
     p.kill("b")
-    p.enter("b")
-    p.say("b", probed((4, 0.009), (32, 0.051)))  # half as fast today, says one probe
-    fresh = fit_device("b", [(4, 0.009), (32, 0.051)], 64)
-    believed = p.run.members["b"].device
-    assert believed.step_s(32) == observe(known, 32, fresh.step_s(32)).step_s(32)
-    assert known.step_s(32) < believed.step_s(32) < fresh.step_s(32)
+    p.hello("b")
+    p.say("b", p.ready())
+    assert p.run.members["b"].device == known
+    assert p.run.members["b"].solo_per_s > 0.0
+    assert not p.orders_of(say.Probe, to="b")[1:]
+    p.say("b", probed((4, 0.009), (32, 0.051)))  # half as fast today: its reports will say so
+    assert p.run.members["b"].device == known
+
+
+def test_one_that_returns_on_another_machine_is_measured_anew(play):
+    p = play(2, until=ENDLESS).until_training()
+    p.kill("b")
+    p.hello("b", "9.9.9.9:1")
+    p.say("b", p.ready())
+    assert len(p.orders_of(say.Probe, to="b")) == 2
+    p.say("b", probed((4, 0.009), (32, 0.051)))
+    most = p.run.members["b"].device.max_batch
+    assert p.run.members["b"].device == fit_device("b", [(4, 0.009), (32, 0.051)], most)
 
 
 def test_agents_of_one_machine_share_its_memory(play):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from coterie.coordinator.adapt import observe
 from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
@@ -142,7 +141,7 @@ def _refused(run: Run, name: str, message: say.Refused) -> None:
 def _probed(run: Run, name: str, probed: say.Probed) -> None:
     member = run.members[name]
     if member.device is None:
-        member.device = _believe(run, name, probed)
+        member.device = fit_device(name, probed.timings, _max_batch(run, name, probed))
         member.state = "measured"
     solo = run.solo.setdefault(name, Flow())
     for batch, seconds in probed.timings:
@@ -150,16 +149,6 @@ def _probed(run: Run, name: str, probed: say.Probed) -> None:
             solo.add(batch, 1, seconds)
     member.solo_per_s = solo.per_s or 0.0
     run.event("measured", member=name, solo_per_s=member.solo_per_s, **_device(member.device))
-
-
-def _believe(run: Run, name: str, probed: say.Probed) -> Device:
-    """What to believe of a device that timed itself: one that returns is much as it was."""
-    fresh = fit_device(name, probed.timings, _max_batch(run, name, probed))
-    known = run.beliefs.get(name)
-    if known is None:
-        return fresh
-    batch = max(batch for batch, _ in probed.timings)
-    return replace(observe(known, batch, fresh.step_s(batch)), max_batch=fresh.max_batch)
 
 
 def _max_batch(run: Run, name: str, probed: say.Probed) -> int:
