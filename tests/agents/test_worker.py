@@ -10,6 +10,7 @@ import torch
 from coterie.agents import effects as do
 from coterie.agents.stream import Stream
 from coterie.transport import messages as say
+from coterie.transport.parcels import Assembly
 
 
 def test_a_block_is_learned_together_and_told(stage: Any) -> None:
@@ -153,7 +154,7 @@ def test_a_saved_member_is_adopted_bit_for_bit(stage: Any) -> None:
     group = stage.two()
     group.tell(stage.block(1, 1, 24, strategy="all-reduce-int8"))
     group.tell(say.Save(term=1, ticket=3, whole=True))
-    assembly = say.Assembly()
+    assembly = Assembly()
     for piece in group.of("b", say.State):
         assembly.add(piece)
     assert sorted(assembly.files) == ["model.safetensors", "state/b.safetensors"]

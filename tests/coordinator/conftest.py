@@ -12,6 +12,7 @@ from coterie.config import Job, Ref, TaskSpec
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
 from coterie.transport import messages as say
+from coterie.transport.parcels import pieces
 
 BATCH, NUM_TRAIN = 32, 640  # 20 rounds an epoch
 OVERHEAD_S, PER_SAMPLE_S = 0.002, 0.001
@@ -249,7 +250,7 @@ class Play:
                 yield say.Saved(ticket=message.ticket, pause_s=self.saving_s)
                 files = [f"state/{name}", *(["model"] if message.whole else [])]
                 for file in files:
-                    yield from say.pieces(message.ticket, file, b"x")
+                    yield from pieces(message.ticket, file, b"x")
             case say.Stop():
                 self._forget(name)
                 yield say.Bye()

@@ -8,6 +8,7 @@ from coterie.coordinator.hear import MEMORY_PART
 from coterie.coordinator.model import fit_device
 from coterie.coordinator.run import Resume
 from coterie.transport import messages as say
+from coterie.transport.parcels import Assembly
 
 ENDLESS = {"epochs": 1e4}
 
@@ -51,7 +52,7 @@ def test_on_resuming_an_agent_is_given_the_files_it_was_promised(play):
     p = play(2, resume=Resume(files, META), until={"epochs": 1.0})
     p.hello("a")
     assert p.orders_of(say.Welcome, to="a")[0].num_files == 2
-    assembly = say.Assembly()
+    assembly = Assembly()
     for piece in p.orders_of(say.State, to="a"):
         assembly.add(piece)
     assert assembly.files == files

@@ -41,6 +41,7 @@ from coterie.sync.meetings import WEIGHT_BYTES
 from coterie.sync.reading import parse
 from coterie.transport import messages as say
 from coterie.transport.control import ControlServer
+from coterie.transport.parcels import Assembly
 from coterie.transport.secure import Keys
 from coterie.types import Layout
 from coterie.world import Device, Link, World
@@ -152,7 +153,7 @@ class Orders:
     hellos: dict[str, say.Hello] = field(default_factory=dict)
     ready: dict[str, say.Ready] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
-    states: dict[str, say.Assembly] = field(default_factory=dict)
+    states: dict[str, Assembly] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     heard: list[tuple[str, Any]] = field(default_factory=list)
     named: bool = False  # whether the term has been
@@ -195,7 +196,7 @@ class Orders:
                 if self.settled == set(self.party):
                     self._give_out()
             case say.State():
-                self.states.setdefault(name, say.Assembly()).add(message)
+                self.states.setdefault(name, Assembly()).add(message)
                 if all(len(self.files(member)) == 2 for member in self.members):
                     self.tell(say.Stop(reason="on to the next"), *self.hellos)
             case say.Bye():
@@ -210,7 +211,7 @@ class Orders:
         return Layout(self.ready[self.members[0]].names, self.ready[self.members[0]].shapes)
 
     def files(self, member: str) -> dict[str, bytes]:
-        return self.states.get(member, say.Assembly()).files
+        return self.states.get(member, Assembly()).files
 
     def _name_term(self) -> None:
         there = self.ready.keys() >= set(self.members) and self.hellos.keys() >= set(self.party)

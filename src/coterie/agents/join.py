@@ -23,7 +23,6 @@ from coterie.tasks.references import instantiate
 from coterie.tasks.supervised import from_spec
 from coterie.transport.control import ControlClient
 from coterie.transport.messages import (
-    Assembly,
     Hello,
     Refused,
     State,
@@ -31,6 +30,7 @@ from coterie.transport.messages import (
     Welcome,
     Who,
 )
+from coterie.transport.parcels import Assembly
 from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0

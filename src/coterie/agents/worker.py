@@ -34,8 +34,8 @@ from coterie.transport.messages import (
     Stop,
     Term,
     Who,
-    pieces,
 )
+from coterie.transport.parcels import pieces
 
 
 class Worker(Member):

@@ -10,6 +10,7 @@ from coterie.coordinator.shares import equal_shares
 from coterie.coordinator.survival import checkpoint_interval_s as interval_s
 from coterie.coordinator.survival import failures_per_s
 from coterie.transport import messages as say
+from coterie.transport.parcels import Assembly
 
 EVALUATION_PART = 0.02  # of the time, at most
 EVALUATE_WITHIN_S = 60.0  # where an epoch takes longer than this
@@ -108,7 +109,7 @@ def save(run: Run) -> None:
     ticket = run.ledger.next_round - 1
     num_files = len(run.term.members) + 1
     meta = _meta(run, ticket)
-    run.saving = Saving(ticket, meta["num_steps"], num_files, meta, say.Assembly())
+    run.saving = Saving(ticket, meta["num_steps"], num_files, meta, Assembly())
     for rank, name in enumerate(run.term.members):
         run.tell(name, say.Save(term=run.term.number, ticket=ticket, whole=rank == 0))
 

@@ -14,6 +14,7 @@ from coterie.coordinator.run import Checkpoint, Run
 from coterie.errors import JobError, TrainingError
 from coterie.leases import unlearned
 from coterie.transport import messages as say
+from coterie.transport.parcels import pieces
 from coterie.types import Layout
 from coterie.world import Device, Link
 
@@ -79,7 +80,7 @@ def _hello(run: Run, hello: say.Hello) -> None:
         say.Welcome(job=run.job.model_dump(by_alias=True, mode="json"), num_files=len(files)),
     )
     for file, data in files.items():
-        for piece in say.pieces(-1, file, data):
+        for piece in pieces(-1, file, data):
             run.tell(hello.name, piece)
 
 

@@ -18,6 +18,7 @@ from coterie.coordinator.members import Member
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
 from coterie.transport import messages as say
+from coterie.transport.parcels import Assembly
 from coterie.types import Layout
 from coterie.world import Decision, Device, Link, Option, World
 
@@ -48,7 +49,7 @@ class Saving:
     step: int
     num_files: int
     meta: dict[str, Any]
-    assembly: say.Assembly
+    assembly: Assembly
     pause_s: float = 0.0
 
 

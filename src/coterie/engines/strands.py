@@ -13,6 +13,7 @@ from coterie.sync.exchanges import Reduce
 from coterie.sync.room import Payload
 from coterie.transport import messages as say
 from coterie.transport.memory import Call
+from coterie.transport.parcels import Assembly
 from coterie.world import Device, World
 
 FORM_S = 0.005  # to build a group
@@ -38,7 +39,7 @@ class Agent:
     device: Device | None
     inbox: deque[Any] = field(default_factory=deque)
     mail: deque[tuple[str, str, bytes]] = field(default_factory=deque)  # (origin, channel, data)
-    assembly: say.Assembly = field(default_factory=say.Assembly)
+    assembly: Assembly = field(default_factory=Assembly)
     welcome: say.Welcome | None = None
     worker: Worker | None = None
     main: Strand | None = None
