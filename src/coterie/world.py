@@ -26,6 +26,7 @@ class Device:
     per_sample_s: float  # c: what each sample adds
     max_batch: int  # most samples its memory holds at once
     failures_per_s: float = DEFAULT_FAILURES_PER_S
+    memory_bytes: int | None = None  # that learning may take, where it is known
 
     def step_s(self, batch: int) -> float:
         """Seconds of one optimizer step on `batch` samples; no samples, no time."""

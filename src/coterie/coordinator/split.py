@@ -56,13 +56,17 @@ class Split:
 
 
 def split(
-    world: World, micro_batches: int = 4, memory_bytes: Mapping[str, int] | None = None
+    world: World,
+    micro_batches: int = 4,
+    memory_bytes: Mapping[str, float] | None = None,
+    least_stages: int = 1,
 ) -> Split:
     """The split of the world's chain with the shortest bottleneck, exactly; of these the quickest.
 
-    Not every device need hold a stage. `memory_bytes` is each device's; one not named has enough.
+    Not every device need hold a stage, but as many as `least_stages`. `memory_bytes` is each
+    device's; one not named has enough. Of more than ten devices the ten fastest are considered.
     Raises JobError where no split fits into memory, or where devices that would have to work
-    together are not linked. Of more than ten devices the ten fastest are considered.
+    together are not linked.
 
     >>> from coterie.world import Device, Link
     >>> laptop, phone = Device("laptop", 0.0, 0.01, 64), Device("phone", 0.0, 0.03, 64)
@@ -71,12 +75,15 @@ def split(
     >>> split(world).stages
     (('0', '1', '2'), ('3',))
     """
-    table, bounds_s = _searched(world, micro_batches, memory_bytes or {})
+    table, bounds_s = _searched(world, micro_batches, memory_bytes or {}, least_stages)
     return table.found(bounds_s[0])
 
 
 def quickest_split(
-    world: World, micro_batches: int = 4, memory_bytes: Mapping[str, int] | None = None
+    world: World,
+    micro_batches: int = 4,
+    memory_bytes: Mapping[str, float] | None = None,
+    least_stages: int = 1,
 ) -> Split:
     """The split whose step is soonest done, to within 5 %: fewer stages fill and empty sooner.
 
@@ -90,7 +97,7 @@ def quickest_split(
     >>> quickest_split(world, micro_batches=1).stages
     (('0', '1', '2', '3'),)
     """
-    table, bounds_s = _searched(world, micro_batches, memory_bytes or {})
+    table, bounds_s = _searched(world, micro_batches, memory_bytes or {}, least_stages)
     least_s, bound_s = table.least_s(bounds_s[-1]), bounds_s[0]
     best = table.found(bound_s)
     while least_s + (micro_batches - 1) * bound_s < best.step_s and bound_s < bounds_s[-1]:
@@ -100,11 +107,11 @@ def quickest_split(
 
 
 def _searched(
-    world: World, micro_batches: int, memory_bytes: Mapping[str, int]
+    world: World, micro_batches: int, memory_bytes: Mapping[str, float], least_stages: int
 ) -> tuple[_Table, list[float]]:
     """The table, and all bottlenecks that a split can have, the shortest first."""
     _check(world, micro_batches, memory_bytes)
-    table = _Table(world, micro_batches, memory_bytes)
+    table = _Table(world, micro_batches, memory_bytes, least_stages)
     bounds_s = table.bounds_s()
     if not bounds_s or not table.within(bounds_s[-1]):
         raise JobError(_why_none(world, micro_batches, memory_bytes))
@@ -117,7 +124,13 @@ class _Table:
     Shapes: D devices, L layers; matrices of a device run over (first layer, first layer after).
     """
 
-    def __init__(self, world: World, micro_batches: int, memory_bytes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        world: World,
+        micro_batches: int,
+        memory_bytes: Mapping[str, float],
+        least_stages: int,
+    ) -> None:
         devices = sorted(world.devices, key=lambda d: (d.step_s(world.batch), d.name))
         self._devices = devices[:MOST_DEVICES]
         self._layers, self._micro_batches = world.chain, micro_batches
@@ -130,6 +143,8 @@ class _Table:
         self._kept_bytes = _sums(np.array([each.kept_bytes for each in world.chain])) * num_samples
         room = [memory_bytes.get(device.name, math.inf) for device in self._devices]
         self._room_bytes = np.array(room)[:, None, None]
+        masks = range(1 << len(self._devices))
+        self._enough = np.array([mask.bit_count() >= least_stages for mask in masks])
         self._hand_over_s = self._hand_overs(world, num_samples)
         self._filled: Floats = np.empty(0)
 
@@ -167,7 +182,7 @@ class _Table:
     def least_s(self, bound_s: float) -> float:
         """The least seconds of all layers within the bound; infinite where there is no split."""
         self._fill(bound_s)
-        return float(self._filled[:, :, 0].min())
+        return float(self._filled[self._enough, :, 0].min(initial=math.inf))
 
     def _fill(self, bound_s: float) -> None:
         """Level by level, as many devices as are used; each as the first of those of a mask."""
@@ -191,7 +206,7 @@ class _Table:
     def found(self, bound_s: float) -> Split:
         """The split of least sum within the bound, read back from the table."""
         through_s = self.least_s(bound_s)
-        first_s = self._filled[:, :, 0]
+        first_s = np.where(self._enough[:, None], self._filled[:, :, 0], math.inf)
         mask, device = map(int, np.unravel_index(np.argmin(first_s), first_s.shape))
         crew, starts, taken = [device], [0], []
         while mask != 1 << device:
@@ -235,7 +250,7 @@ def _up_to(bound_s: float, taken_s: Floats) -> Floats:
     return np.where(taken_s <= bound_s, taken_s, math.inf)
 
 
-def _check(world: World, micro_batches: int, memory_bytes: Mapping[str, int]) -> None:
+def _check(world: World, micro_batches: int, memory_bytes: Mapping[str, float]) -> None:
     if not world.devices:
         raise JobError("expected at least one device to hold the model, found none; add a device")
     if not world.chain:
@@ -270,7 +285,7 @@ def _check_layer(layer: Layer) -> None:
         )
 
 
-def _why_none(world: World, micro_batches: int, memory_bytes: Mapping[str, int]) -> str:
+def _why_none(world: World, micro_batches: int, memory_bytes: Mapping[str, float]) -> str:
     """A layer that fits nowhere, the model that does not, or a link that is missing."""
     num_samples = math.ceil(world.batch / micro_batches)
     room_bytes = {d.name: memory_bytes.get(d.name, math.inf) for d in world.devices}
