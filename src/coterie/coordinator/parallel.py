@@ -93,12 +93,12 @@ def why_stages(cut: Pipeline, world: World) -> str:
 
     >>> from coterie.world import Layer
     >>> layers = tuple(Layer(name, 1.0, 250_000, 100, 512) for name in "0123")
-    >>> why_stages(Pipeline(("2",), crew=("a", "b")), World((), (), 8, 64, chain=layers))[:35]
-    "Stages: a up to '2', b from '2' on;"
+    >>> why_stages(Pipeline(("2",), crew=("a", "b")), World((), (), 8, 64, chain=layers))[:36]
+    "Stages: a before '2', b from '2' on;"
     """
     sent = {then.name: layer.sent_bytes for layer, then in pairwise(world.chain)}
     first, *others = cut.crew
-    listed = [f"{first} up to {cut.cuts[0]!r}"]
+    listed = [f"{first} before {cut.cuts[0]!r}"]
     listed += [f"{name} from {at!r} on" for name, at in zip(others, cut.cuts, strict=False)]
     most = max(sent.get(at, 0.0) for at in cut.cuts)
     whole = sum(layer.num_bytes for layer in world.chain)
