@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from coterie.coordinator.parallel import is_whole, passing_s, pipeline_shares
 from coterie.coordinator.shares import (
     equal_shares,
     exact_shares,
@@ -24,6 +25,7 @@ from coterie.coordinator.shares import (
     step_s,
 )
 from coterie.errors import JobError
+from coterie.sync.teams import Pipeline
 from coterie.types import Layout
 from coterie.world import Device, Option, World
 
@@ -80,7 +82,7 @@ def predict(world: World, layout: Layout, strategy: Strategy, shares: Mapping[st
         round_s=round_s,
         exchange_s=exchange_s,
         samples_per_round=samples_per_round,
-        efficiency=strategy.keeps(),
+        efficiency=1.0 if is_whole(strategy.team, tuple(members)) else strategy.keeps(),
         survival=math.exp(-failures_per_s * round_s),
     )
 
@@ -93,12 +95,18 @@ def shares_for(strategy: Strategy, world: World) -> dict[str, int]:
     >>> shares_for(recipes.dylu(4), World(devices, (), 10, 100))
     {'a': 8, 'b': 2}
     """
+    if isinstance(strategy.team, Pipeline) and strategy.team.crew:
+        return pipeline_shares(world.batch, tuple(device.name for device in world.devices))
     paced = strategy.walk is not None and strategy.walk.paced
     return (paced_shares if paced else exact_shares)(world.batch, world.devices)
 
 
 def _step_s(shares: Mapping[str, int], cohort: World, strategy: Strategy) -> float:
     """Seconds of a step on the whole batch; of a paced walk, of as many samples on average."""
+    if isinstance(strategy.team, Pipeline) and cohort.chain and len(shares) >= strategy.least:
+        taken_s = passing_s(strategy.team, shares, cohort)
+        if taken_s is not None:
+            return taken_s
     if strategy.walk is None or not strategy.walk.paced:
         return step_s(shares, cohort.devices)
     batch = paced_batch(sum(shares.values()), cohort.devices)

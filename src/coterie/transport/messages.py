@@ -69,6 +69,7 @@ class Probed(Wire):
     timings: tuple[tuple[int, float], ...]
     fixed_bytes: int
     bytes_per_sample: float
+    chain: tuple[tuple[str, float, int, float, float], ...] = ()  # a world's layers, if it is one
 
 
 class Linked(Wire):
