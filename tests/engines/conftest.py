@@ -63,7 +63,8 @@ def job(strategy: str, num_epochs: float = 4.0, **given: Any) -> Job:
 class Played:
     """A run that was played, and what can be asked of it."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, made: Setup) -> None:
+        self.setup = made
         with torch.random.fork_rng(devices=[]):
             self.outcome: Outcome = simulation.run(LIMIT_S)
         self.run = simulation.coordinator.run
@@ -95,7 +96,8 @@ def play(
     """A run of a sentence in virtual time."""
     with torch.random.fork_rng(devices=[]):
         made = job(strategy, num_epochs, **given)
-        return Played(engine(made, setup(inputs), world(names), faults))
+        given_setup = setup(inputs)
+        return Played(engine(made, given_setup, world(names), faults), given_setup)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from coterie.engines.simulated import Fault
+from coterie.agents import pushes as pushing
+from coterie.agents import star
+from coterie.agents.learner import Learner
+from coterie.engines.simulated import Fault, Simulation
 from coterie.sync.reading import parse
+from coterie.transport.messages import HUB
 from coterie.watch.events import Audit
 
 Play = Callable[..., Any]
@@ -26,6 +31,7 @@ SENTENCES = [
     "asynchronous(2)",
     "parameter-server()",
 ]
+PUSHED = "chain(Every(2), Push(), Outer(1.0))"  # of which each push moves the anchor by itself
 every_sentence = pytest.mark.parametrize("sentence", SENTENCES)
 
 
@@ -85,6 +91,91 @@ def test_a_short_silence_is_no_reason_to_suspect(played: Play) -> None:
         sound(run, "all-reduce", 8)
         assert not any(event["state"] == "suspected" for event in run.of("agent"))
         assert len(run.of("term")) == 1
+
+
+BY_STAR = [
+    "parameter-server()",
+    "parameter-server(2)",
+    "chain(Every(2), ErrorFeedback(Int8(16)), Reduce(road='star'), Outer(0.7, 0.9))",
+    "asynchronous(2)",
+    PUSHED,
+    "chain(Every(2), ErrorFeedback(Int8(4)), Push(), Discount(0.5), Outer(1.0))",
+]
+
+
+@pytest.mark.parametrize("sentence", BY_STAR)
+@pytest.mark.parametrize("at_s", [UNDER_WAY_S, 2.312])
+def test_a_server_that_dies_is_replaced_and_nothing_is_lost(
+    played: Play, sentence: str, at_s: float
+) -> None:
+    run = played(sentence, [Fault(HUB, at_s, 0.5)], num_epochs=8.0)
+    sound(run, sentence, 8)
+    assert "the server was lost" in [event["cause"] for event in run.of("decision")]
+    assert [event["state"] for event in run.of("server")] == ["joined", "lost", "joined"]
+    assert set(run.outcome.workers) == {"a", "b", "c"}
+    assert run.outcome.summary["kills_survived"] == 0
+
+
+def pushes(monkeypatch: pytest.MonkeyPatch) -> dict[int, Tensor]:
+    """By round, what a member pushes: the same, however often it does."""
+    pushed: dict[int, Tensor] = {}
+    push = pushing.push
+
+    def noting(member: Any, mine: Any, base: int) -> Any:
+        payload = pushed.setdefault(mine.round, mine.payload.clone())
+        assert torch.equal(payload, mine.payload)
+        return (yield from push(member, mine, base))
+
+    monkeypatch.setattr(pushing, "push", noting)
+    return pushed
+
+
+def holds_each_push_once(run: Any, pushed: dict[int, Tensor]) -> None:
+    """What is on record as learned moved the server's anchor, and did so once."""
+    with torch.random.fork_rng(devices=[]):
+        first_N = Learner(run.setup).vector()
+    moved_N = sum(pushed[event["last_round"]] for event in run.of("committed") if event["leases"])
+    members = [run.outcome.workers[name] for name in run.run.term.members]
+    last = max(members, key=lambda member: member.version)
+    assert torch.allclose(last.agreed_vector(), first_N - moved_N, atol=1e-5)
+
+
+@pytest.mark.parametrize("at_ms", range(2300, 2330, 3))
+def test_what_is_on_record_moved_the_anchor_once_though_its_server_died(
+    played: Play, monkeypatch: pytest.MonkeyPatch, at_ms: int
+) -> None:
+    pushed = pushes(monkeypatch)
+    run = played(PUSHED, [Fault(HUB, at_ms / 1e3, 0.5)], num_epochs=8.0)
+    sound(run, PUSHED, 8)
+    holds_each_push_once(run, pushed)
+
+
+class Losing(Simulation):
+    """A road that loses the server's tenth answer to b, and what b sends it as the twentieth."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.num_posted = {"a": 0, "b": 0, HUB: 0}
+
+    def _post(self, origin: str, to: str, channel: str, data: bytes) -> None:
+        if "b" in (origin, to):
+            self.num_posted[origin] += 1
+            if self.num_posted[origin] == {"b": 20, HUB: 10}[origin]:
+                return
+        super()._post(origin, to, channel, data)
+
+
+@pytest.mark.parametrize("sentence", ["asynchronous(2)", PUSHED])
+def test_a_push_or_an_answer_that_is_lost_is_said_again_and_counts_once(
+    played: Play, monkeypatch: pytest.MonkeyPatch, sentence: str
+) -> None:
+    monkeypatch.setattr(star, "ANSWER_S", 1.0)
+    pushed = pushes(monkeypatch)
+    run = played(sentence, engine=Losing, num_epochs=24.0)
+    sound(run, sentence, 24)
+    assert not any(event["state"] == "suspected" for event in run.of("agent"))
+    if sentence == PUSHED:
+        holds_each_push_once(run, pushed)
 
 
 mishaps = st.lists(

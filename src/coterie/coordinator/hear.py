@@ -63,6 +63,7 @@ def hear(run: Run, name: str, message: Any) -> None:
 def _hello(run: Run, hello: say.Hello) -> None:
     if hello.name == say.HUB:
         run.hub = hello
+        run.event("server", state="joined", pid=hello.pid)
         run.tell(say.HUB, say.Welcome(job={}))
         return
     if hello.name in run.members:

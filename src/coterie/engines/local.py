@@ -28,6 +28,7 @@ from coterie.engines.processes import (
     DONE,
     FAILED,
     INTERRUPTED,
+    MAX_RESTARTS,
     REFUSED,
     LocalAgents,
     Server,
@@ -111,7 +112,7 @@ class Host:
         pids = {e["member"]: e["pid"] for e in self._past if e["kind"] == "agent" and "pid" in e}
         self._agents.adopt(pids)
         if self.coordinator.run.by_star:
-            told = [e["pid"] for e in self._past if e["kind"] == "server"]
+            told = [e["pid"] for e in self._past if e["kind"] == "server" and "pid" in e]
             self._hub.adopt(told[-1] if told else 0)
         self._told_task = True
         if any(event["kind"] == "fault" for event in self._past):
@@ -169,14 +170,12 @@ class Host:
             reason = f"an agent {hello.name} is here already; choose another --name"
             self._server.send(identity, Stop(reason=reason, at_once=True))
             return
-        if hello.name == HUB:
-            self._log.write("server", pid=hello.pid)
         self._identities[hello.name] = identity
         self._names = {i: n for n, i in self._identities.items()}
 
     def _reap(self) -> None:
         if (code := self._hub.gone()) is not None:
-            self.coordinator.lost(HUB, f"{ended(code)}; see {HUB}.log", time.monotonic())
+            self._replace_server(f"{ended(code)}; see {HUB}.log")
         drill = self.job.drill
         after_s = drill.restart_after_s if drill else 1.0
         for name, code in self._agents.reap(time.monotonic(), after_s):
@@ -186,6 +185,14 @@ class Host:
                     f"{name} {reason} while starting; see {self._run / name}.log"
                 )
             self.coordinator.lost(name, reason, time.monotonic())
+
+    def _replace_server(self, reason: str) -> None:
+        run = self.coordinator.run
+        self.coordinator.lost(HUB, reason, time.monotonic())
+        if self._hub.num_starts > MAX_RESTARTS:
+            run.fail(f"the server of the star road died again and again, at last {reason}")
+        if not (run.done or run.leaving):
+            self._hub.start()
 
     def _drill(self) -> None:
         """The rehearsed failure of a demo: at a random moment after its fraction of the run."""
