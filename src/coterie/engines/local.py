@@ -21,7 +21,6 @@ from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
-from coterie.coordinator.run import Checkpoint as Unwritten
 from coterie.coordinator.run import Resume
 from coterie.engines.processes import (
     BEREFT,
@@ -34,7 +33,8 @@ from coterie.engines.processes import (
     Server,
     ended,
 )
-from coterie.errors import CheckpointError, CoterieError
+from coterie.engines.writer import Writer
+from coterie.errors import CoterieError
 from coterie.machine import cores, die_with_parent, memory_available_bytes
 from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
@@ -58,6 +58,7 @@ class Host:
         keys = _keys(run, anew=not past)
         self._server = ControlServer(_endpoint(past) or self.job.listen, keys)
         self._log = PatientLog(run / "events.jsonl")
+        self._writer = Writer(run, self.job.keep_checkpoints)
         beside = os.getppid()
         self._agents = LocalAgents(self.job, run, self._server.endpoint, beside)
         num_agents = self.job.agents.num_known
@@ -129,6 +130,7 @@ class Host:
         self._agents.close()
         self._hub.close()
         self._server.close()
+        self._writer.close()
         self._log.close()
         for name in KEY_FILES:
             (self._run / name).unlink(missing_ok=True)
@@ -230,7 +232,8 @@ class Host:
             if name in self._identities:
                 self._server.send(self._identities[name], message)
         for point in c.checkpoints:
-            self._save(point)
+            self._writer.add(point)
+        self._tell_written()
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._names = {i: n for i, n in self._names.items() if n != name}
             self._identities.pop(name, None)
@@ -262,23 +265,19 @@ class Host:
             **resumed,
         )
 
-    def _save(self, point: Unwritten) -> None:
-        began_s, step, files = time.perf_counter(), point.step, point.files
-        try:
-            path = checkpoint.save(self._run, step, files, point.meta, self.job.keep_checkpoints)
-        except CheckpointError as error:
-            self._unsaved = str(error)
-            self._log.write("warning", text=str(error))
-            return
-        self._unsaved = ""
-        num_bytes, seconds = sum(map(len, files.values())), time.perf_counter() - began_s
-        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds}
-        told |= {"round": point.meta["round"], "pause_s": point.pause_s}
-        self._log.write("checkpoint", path=str(path), **told)
+    def _tell_written(self, wait: bool = False) -> None:
+        """What became of checkpoints; a disk that is full is no reason to end."""
+        for done in self._writer.written(wait):
+            self._unsaved = done.error
+            if done.error:
+                self._log.write("warning", text=done.error)
+            else:
+                self._log.write("checkpoint", **done.event())
 
     def _end(self) -> int:
         c = self.coordinator.run
         self._flush()
+        self._tell_written(wait=True)
         failure = c.failure or self._unsaved
         code = FAILED if failure and c.plan else REFUSED if failure else DONE
         if not failure and c.stopping:
