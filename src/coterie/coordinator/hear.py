@@ -309,6 +309,13 @@ def log_final(run: Run) -> None:
         run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
 
 
+def put_on_record(run: Run) -> None:
+    """The books as they stand; first what has become final, which is no part of them."""
+    log_final(run)
+    run.event("books", **run.ledger.books())
+    run.ledger.freed = False
+
+
 def _scores(run: Run, name: str, scores: say.Scores) -> None:
     run.scores = scores
     run.event(

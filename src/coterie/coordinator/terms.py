@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations
 
-from coterie.coordinator.hear import log_final
+from coterie.coordinator.hear import put_on_record
 from coterie.coordinator.replan import choose
 from coterie.coordinator.rounds import Wait, drained, issue_again
 from coterie.coordinator.run import Run
@@ -81,8 +81,7 @@ def regroup(run: Run) -> Wait:
     else:
         stand = next(s for name, s in run.settled.items() if name != say.HUB)
         run.ledger.settle(stand.round, stand.stands, run.term.members)
-    log_final(run)  # first: what is on record already is no part of the books
-    run.event("books", **run.ledger.books())
+    put_on_record(run)
     yield from link_up(run)
     choose(run, _why(run, before - run.members.keys()))
     yield from keep_membership(run)
