@@ -63,6 +63,7 @@ def hear(run: Run, name: str, message: Any) -> None:
 def _hello(run: Run, hello: say.Hello) -> None:
     if hello.name == say.HUB:
         run.hub = hello
+        run.event("server", state="joined", pid=hello.pid)
         run.tell(say.HUB, say.Welcome(job={}))
         return
     if hello.name in run.members:
@@ -313,6 +314,13 @@ def log_final(run: Run) -> None:
         run.epoch_loss = run.loss_sum / max(1, run.num_losses)
         run.loss_sum, run.num_losses = 0.0, 0
         run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
+
+
+def put_on_record(run: Run) -> None:
+    """The books as they stand; first what has become final, which is no part of them."""
+    log_final(run)
+    run.event("books", **run.ledger.books())
+    run.ledger.freed = False
 
 
 def _scores(run: Run, name: str, scores: say.Scores) -> None:

@@ -234,6 +234,8 @@ class Term(Wire):
     apart: bool = False  # whether members meet the server alone, and never one another
     names: tuple[str, ...] = ()  # of the parameters, for a server that builds no model
     shapes: tuple[tuple[int, ...], ...] = ()
+    strategy: str = ""  # that the server serves
+    given_out: int = 0  # the last round that was, whether or not this server has heard of it
     at_once: bool = False
 
 
