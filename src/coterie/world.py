@@ -113,6 +113,7 @@ class Option:
     efficiency: float  # progress per sample against plain synchronous steps, 0..1
     survival: float  # chance that no member is lost within a round, 0..1
     refused: str = ""  # why it cannot be chosen, when it cannot
+    hidden_s: float = 0.0  # of the meeting, while members compute
 
     @property
     def throughput_per_s(self) -> float:
