@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Annotated
@@ -245,7 +246,7 @@ class Cluster(_Words):
         ]
         return World(
             tuple(sorted(devices, key=lambda device: device.name)),
-            self._listed(),
+            self.links_among(tuple(self._kinds)),
             batch,
             num_train,
         )
@@ -257,17 +258,28 @@ class Cluster(_Words):
         overhead_ms, per_sample_ms = known.overhead_ms or 0.0, known.per_sample_ms
         return Load(overhead_ms / 1e3, per_sample_ms / 1e3, known.sample_mb * 1e6)
 
-    def _listed(self) -> tuple[Link, ...]:
+    def links_among(self, names: Sequence[str]) -> tuple[Link, ...]:
         """Every pair's link; of many machines, those that stand for all others."""
-        every = [(name, machine) for machine in self.machines for name in machine.names]
+        every = [(name, self._kinds[name]) for name in names]
         in_pairs = len(every) <= MOST_IN_PAIRS
-        roads = {frozenset((a.name, b.name)): self.road(a, b) for a, b in self._pairs_of_kinds()}
         links = {}
         for (name, kind), (other, its_kind) in combinations(every, 2) if in_pairs else _few(every):
-            road = roads[frozenset((kind.name, its_kind.name))]
+            road = self._roads[kind.name, its_kind.name]
             a, b = sorted((name, other))
             links[a, b] = Link(a, b, road.latency_ms / 1e3, road.mbit_per_s * 1e6 / 8)
         return tuple(links[ends] for ends in sorted(links))
+
+    @cached_property
+    def _kinds(self) -> dict[str, Machine]:
+        """The kind of each machine, by its name."""
+        return {name: machine for machine in self.machines for name in machine.names}
+
+    @cached_property
+    def _roads(self) -> dict[tuple[str, str], Road]:
+        """The road between two kinds, by their names."""
+        pairs = list(self._pairs_of_kinds())
+        both_ways = [*pairs, *((b, a) for a, b in pairs)]
+        return {(a.name, b.name): self.road(a, b) for a, b in both_ways}
 
     # -- what if ----------------------------------------------------------------------------------
 

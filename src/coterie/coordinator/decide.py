@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from coterie.coordinator.listing import named, shared
 from coterie.coordinator.model import (
     extra_bytes,
     ideal_per_s,
@@ -338,7 +339,7 @@ def _against_every_step(able: Sequence[_Weighed], chosen: _Weighed) -> Iterator[
 
 def _why_shares(world: World, chosen: _Weighed) -> str:
     shares = chosen.option.shares
-    listed = ", ".join(f"{name} {share}" for name, share in shares.items())
+    listed = shared(shares)
     devices = world.only(tuple(shares)).devices
     if len(devices) == 1:
         return f"One device learns alone ({listed} samples a step), so that nothing is exchanged."
@@ -377,12 +378,12 @@ def _bargain(now: Option, then: Option) -> str:
 def _why_left_out(world: World, able: Sequence[_Weighed], chosen: _Weighed) -> str:
     shares = chosen.option.shares
     names = [device.name for device in world.devices if device.name not in shares]
-    lead = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: "
+    lead = f"{named(names)} {'is' if len(names) == 1 else 'are'} left out: "
     more = _with_more(able, chosen)
     if more is not None:
         return (
             f"{lead}the best with more devices, {more.option.strategy} on "
-            f"{', '.join(more.option.shares)}, would reach {_part(more.option, chosen)}."
+            f"{named(more.option.shares)}, would reach {_part(more.option, chosen)}."
         )
     soonest = min((world.device(name) for name in names), key=lambda device: device.step_s(1))
     others_s = step_s(shares, world.only(tuple(shares)).devices)
