@@ -11,6 +11,7 @@ from coterie.coordinator.listing import MOST_NAMED, named, shared
 Event = Mapping[str, Any]
 
 MOST_LINKS = 6  # told one by one; more are summed up
+PLENTY = 1 << 30  # samples at once: more than any batch, where no memory was said
 STAMP = frozenset({"seq", "time_s", "kind", "decision"})
 
 
@@ -111,7 +112,7 @@ def _device_words(device: Event, batch: int | None) -> str:
     alone = min(filter(None, (batch, most)), default=0)
     if alone and a_s + c_s * alone > 0:
         words += f", {_amount(alone / (a_s + c_s * alone))} samples/s alone at a batch of {alone:,}"
-    return words + (f", at most {most:,} samples at once." if most else ".")
+    return words + (f", at most {most:,} samples at once." if most and most < PLENTY else ".")
 
 
 def _link_words(links: Sequence[Event]) -> Iterator[str]:

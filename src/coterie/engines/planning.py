@@ -29,6 +29,9 @@ MEASURE_S = 0.6  # at each of two batch sizes
 BYTES_OF_AGENT = 32  # for each parameter: weights, gradient, optimizer, anchors, what travels
 NEVER_S = 1e9  # between two checkpoints of a simulated run
 
+MOST_SHOWN = 24  # machines of which each is told of on the screen
+OF_EACH = ("agent", "link", "measured", "pause", "work", "pace")  # events of single machines
+
 Show = Callable[[Mapping[str, Any]], None]
 
 
@@ -110,7 +113,9 @@ def simulate(
         nonlocal now_s
         now_s = at_s
         fields = {key: value for key, value in event.items() if key not in ("seq", "time_s")}
-        show(log.write(**fields))
+        told = log.write(**fields)
+        if cluster.num_machines <= MOST_SHOWN or told["kind"] not in OF_EACH:
+            show(told)
 
     with (
         EventLog(folder / "events.jsonl", clock=lambda: now_s) as log,
@@ -124,6 +129,7 @@ def simulate(
         books = audit(read(folder / "events.jsonl"))
         figures = {
             **outcome.summary,
+            **_achieved(outcome.events),
             "samples_lost": books.num_lost,
             "samples_repeated": books.num_repeated,
             "folder": str(folder),
@@ -189,6 +195,12 @@ def _told(job: Job, folder: Path, world: World) -> dict[str, Any]:
         "until": job.until,
         "simulated": True,
     }
+
+
+def _achieved(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the last decision that was compared had promised, and what it came to."""
+    told = [event for event in events if event["kind"] == "outcome"]
+    return {key: told[-1][key] if told else None for key in ("predicted_per_s", "achieved_per_s")}
 
 
 def parse_kill(text: str) -> tuple[str, float]:
