@@ -5,12 +5,12 @@ Bottom layer: what a person writes about machines becomes the `World` that decis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic import field_validator as check
@@ -284,7 +284,10 @@ class Cluster(_Words):
     # -- what if ----------------------------------------------------------------------------------
 
     def counting(self, kind: str, count: int) -> Cluster | None:
-        """This cluster with so many machines of a kind; None where nobody would be left."""
+        """This cluster with so many machines of a kind; None where nobody would be left.
+
+        Raises JobError where what is described says too little of so many.
+        """
         machines = [
             machine.model_copy(update={"count": count}) if machine.name == kind else machine
             for machine in self.machines
@@ -292,8 +295,7 @@ class Cluster(_Words):
         ]
         between = [r for r in self.links.between if count > 0 or kind not in (r.a, r.b)]
         links = self.links.model_copy(update={"between": between})
-        changed = self.model_copy(update={"machines": machines, "links": links})
-        return Cluster.model_validate(changed.model_dump()) if machines else None
+        return self._with(machines, links) if machines else None
 
     def faster_roads(self, factor: float) -> Iterator[tuple[str, Cluster]]:
         """Every road that the file names, and this cluster with that one so many times as fast."""
@@ -302,31 +304,41 @@ class Cluster(_Words):
             road = getattr(links, key)
             if road is not None:
                 faster = links.model_copy(update={key: road.faster(factor)})
-                yield f"links.{key}", self.model_copy(update={"links": faster})
+                yield f"links.{key}", self._with(self.machines, faster)
         for said in links.between:
             swift = said.faster(factor).model_dump()
             changed = [said.model_copy(update=swift) if r is said else r for r in links.between]
             faster = links.model_copy(update={"between": changed})
-            yield f"the link of {said.a} and {said.b}", self.model_copy(update={"links": faster})
+            yield f"the link of {said.a} and {said.b}", self._with(self.machines, faster)
         for machine in self.machines:
             if machine.uplink is not None:
                 swifter = machine.model_copy(update={"uplink": machine.uplink.faster(factor)})
                 machines = [swifter if m is machine else m for m in self.machines]
-                yield (
-                    f"the uplink of {machine.name}",
-                    self.model_copy(update={"machines": machines}),
-                )
+                yield f"the uplink of {machine.name}", self._with(machines, links)
+
+    def _with(self, machines: Sequence[Machine], links: Links) -> Cluster:
+        changed = self.model_copy(update={"machines": list(machines), "links": links})
+        return checked(changed.model_dump(), "the cluster")  # anew: nothing cached stays
 
 
 def load_cluster(path: str | Path) -> Cluster:
     """The cluster of a YAML file; JobError names the file, the key, what was found and expected."""
     path = Path(path)
-    data = read_file(path, "cluster")
+    return checked(read_file(path, "cluster"), str(path))
+
+
+def checked(data: Mapping[str, Any], source: str) -> Cluster:
+    """The cluster of plain values; `source` says in errors where they came from.
+
+    >>> checked({"machines": [], "link": {}}, "x")
+    Traceback (most recent call last):
+    coterie.errors.JobError: x: expected a key of the cluster, found 'link'; did you mean 'links'?
+    """
     try:
         return Cluster.model_validate(data)
     except ValidationError as error:
         said = refusal(error, data, Cluster, "the cluster", "mend it")
-        raise JobError(f"{path}: {said}") from None
+        raise JobError(f"{source}: {said}") from None
 
 
 def _few(every: Sequence[Named]) -> Iterator[tuple[Named, Named]]:

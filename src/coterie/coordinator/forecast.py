@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from coterie.cluster import Cluster
@@ -94,8 +95,9 @@ def forecast(cluster: Cluster, make_world: MakeWorld, question: Question) -> For
     decision = _decided(make_world(cluster), question)
     now = decision.chosen
 
-    def changed(what: str, other: Cluster | None) -> Change:
+    def changed(what: str, make: Callable[[], Cluster | None]) -> Change:
         try:
+            other = make()
             if other is None:
                 raise JobError("nobody would be left")
             then = _decided(make_world(other), question).chosen
@@ -107,9 +109,11 @@ def forecast(cluster: Cluster, make_world: MakeWorld, question: Question) -> For
     machines, roads = [], []
     for kind in cluster.machines:
         for more, what in ((1, f"one more {kind.name}"), (-1, f"one {kind.name} less")):
-            machines.append(changed(what, cluster.counting(kind.name, kind.count + more)))
+            imagine = partial(cluster.counting, kind.name, kind.count + more)
+            machines.append(changed(what, imagine))
     if len(now.shares) > 1 or cluster.num_machines > 1:
-        roads = [changed(what, other) for what, other in cluster.faster_roads(FASTER)]
+        imagined = cluster.faster_roads(FASTER)
+        roads = [changed(what, partial(lambda other: other, other)) for what, other in imagined]
     world = decision.world
     return Forecast(
         decision,

@@ -37,7 +37,7 @@ class Described(Simulation):
         super().__init__(job, setup, world, faults)
         self._restart_s, self._show, self._num_shown = cluster.restart_s, show, 0
         self._roads = lru_cache(maxsize=8)(cluster.links_among)
-        self._told_by = lru_cache(maxsize=2)(self._by_teller)
+        self._told_by = lru_cache(maxsize=2)(self._by_teller)  # by the term's number
 
     def let_fail(self, times: float) -> None:
         """Machines fail so many times as often as described from now on, and return."""
@@ -86,20 +86,18 @@ class Described(Simulation):
 
     def _unknown_links(self, name: str) -> tuple[tuple[str, float, float], ...]:
         """What a member has to tell of its links; those of many stand for the others'."""
-        run = self.coordinator.run
-        apart = tuple(other for other in self._agents if other not in run.term.members)
         return tuple(
             (link.b if name == link.a else link.a, link.latency_s, link.bytes_per_s)
-            for link in self._told_by(run.term.members, apart).get(name, ())
-            if frozenset((link.a, link.b)) not in run.links
+            for link in self._told_by(self.coordinator.run.term.number).get(name, ())
+            if frozenset((link.a, link.b)) not in self.coordinator.run.links
         )
 
-    def _by_teller(
-        self, members: tuple[str, ...], apart: tuple[str, ...]
-    ) -> Mapping[str, Sequence[Link]]:
-        """Each link once, with the member that tells of it; others hear no orders."""
-        told = defaultdict(list)
+    def _by_teller(self, term: int) -> Mapping[str, Sequence[Link]]:
+        """Each link once, with the member that tells of it; those apart hear no orders."""
+        members = self.coordinator.run.term.members
         here = frozenset(members)
+        apart = tuple(name for name in self._hellos if name not in here)
+        told = defaultdict(list)
         for link in self._roads(members + apart):
             told[link.a if link.a in here else link.b].append(link)
         return told
