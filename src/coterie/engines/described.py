@@ -96,7 +96,8 @@ class Described(Simulation):
         """Each link once, with the member that tells of it; those apart hear no orders."""
         members = self.coordinator.run.term.members
         here = frozenset(members)
-        apart = tuple(name for name in self._hellos if name not in here)
+        everyone = (device.name for device in self._world.devices)
+        apart = tuple(name for name in everyone if name not in here)
         told = defaultdict(list)
         for link in self._roads(members + apart):
             told[link.a if link.a in here else link.b].append(link)

@@ -17,6 +17,7 @@ from coterie.engines.processes import DONE, FAILED
 from coterie.errors import JobError
 from coterie.machine import cores, memory_available_bytes
 from coterie.sync.reading import parse
+from coterie.transport.messages import HUB, Probe
 from coterie.types import Layout
 from coterie.watch.events import EventLog, audit, read
 from coterie.world import World
@@ -69,7 +70,6 @@ def measure(job: Job) -> Load:
 
     from coterie.agents import effects as do
     from coterie.agents.measure import probe_steps
-    from coterie.transport.messages import Probe
 
     torch.set_num_threads(max(1, int(cores())))
     sizes = tuple(sorted({max(1, job.batch // 8), max(2, job.batch)}))
@@ -145,6 +145,8 @@ def simulate(
 
 def on_all(job: Job, cluster: Cluster) -> Job:
     """The job with every machine of the cluster as its agent, and none of what is of here alone."""
+    if HUB in (machine.name for machine in cluster.machines):
+        raise JobError(f"expected machines not called {HUB}, as servers are, found one; rename it")
     data = job.model_dump(by_alias=True, mode="json")
     timeout_s = job.agents.join_timeout_s
     data["agents"] = {"local": cluster.num_machines, "join_timeout_s": timeout_s}
