@@ -9,6 +9,7 @@ from coterie.coordinator import decide as choices
 from coterie.coordinator.account import as_event
 from coterie.coordinator.adapt import observe
 from coterie.coordinator.fixed import fixed_decision
+from coterie.coordinator.listing import named
 from coterie.coordinator.model import equal_option, predict, shares_for
 from coterie.coordinator.run import Run
 from coterie.errors import StrategyError
@@ -66,9 +67,9 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     if gain >= KEEP_GAIN or same == best or len(same.shares) < parse(same.strategy).least:
         return decision
     reason = (
-        f"{best.strategy} on {', '.join(best.shares)} would bring {gain:.1%} more, less than the "
+        f"{best.strategy} on {named(best.shares)} would bring {gain:.1%} more, less than the "
         f"{KEEP_GAIN:.0%} that a change must promise: {same.strategy} on "
-        f"{', '.join(same.shares)} it is."
+        f"{named(same.shares)} it is."
     )
     pace = f"It takes {1e3 * same.round_s:.1f} ms a round: {same.throughput_per_s:,.0f} samples/s."
     return replace(

@@ -27,7 +27,7 @@ from coterie.engines.virtual import Fault, VirtualTime
 from coterie.errors import CoterieError, Torn
 from coterie.transport import messages as say
 from coterie.transport.memory import Call, MemoryTransport
-from coterie.world import World
+from coterie.world import Link, World
 
 WAITS = object()  # an effect that time or others will answer
 SPREAD = 0.02  # the last member hears a meeting's outcome so much later than the first
@@ -340,11 +340,14 @@ class Simulation(VirtualTime):
 
         self._within(name, come)
 
+    def _links_among(self, members: tuple[str, ...]) -> tuple[Link, ...]:
+        return self._world.only(members).links
+
     def _offer(self, name: str, call: Call) -> None:
         results = self._hub.offer(name, call)
         if results is None:
             return
-        seconds = price_of(call, tuple(results), self._world)
+        seconds = price_of(call, tuple(results), self._links_among(tuple(results)))
         for rank, (member, result) in enumerate(results.items()):
             late_s = seconds * (1 + SPREAD * rank / len(results))
             for other in self._agents[member].strands:

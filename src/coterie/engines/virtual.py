@@ -81,18 +81,19 @@ class VirtualHost:
         """Carry out what the coordinator laid out."""
         c = self.coordinator.run
         for kind, fields in c.log:
-            self._note(now_s, kind, fields)
+            self.note(now_s, kind, fields)
         for name, message in c.outbox:
             self._send(name, message)
         for point in c.checkpoints:
-            self._note(now_s, "checkpoint", {"step": point.step, "round": point.meta["round"]})
+            self.note(now_s, "checkpoint", {"step": point.step, "round": point.meta["round"]})
         self.checkpoints += c.checkpoints
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._pids.pop(name, None)
         for laid_out in (c.log, c.outbox, c.checkpoints, c.evicted):
             laid_out.clear()
 
-    def _note(self, now_s: float, kind: str, fields: Mapping[str, Any]) -> None:
+    def note(self, now_s: float, kind: str, fields: Mapping[str, Any]) -> None:
+        """Put an event on record."""
         stamp = {"seq": len(self.events), "time_s": now_s, "kind": kind}
         self.events.append({**stamp, **fields})
 
@@ -119,6 +120,8 @@ class VirtualTime(ABC):
 
     Agents and a coordinator speak to each other, and mishaps come between them.
     """
+
+    beat_s = BEAT_S
 
     def __init__(self, make: Callable[[Sequence[dict[str, Any]]], Coordinator]) -> None:
         self._host = VirtualHost(make, self._send)
@@ -163,7 +166,7 @@ class VirtualTime(ABC):
                 since_s = self._now_s if agent.stuck_at_s is None else agent.stuck_at_s
                 self._host.hear(name, say.Beat(computing_s=self._now_s - since_s), self._now_s)
         self._host.tick(self._now_s)
-        self._after(BEAT_S, self._beat)
+        self._after(self.beat_s, self._beat)
 
     def _within(self, name: str, happen: Callable[[], None], alone: bool = False) -> None:
         """Something happens in an agent: of itself, or between it and others; at once, if it can.

@@ -7,6 +7,7 @@ members carry the term they were given in, so that what a later term made void i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -270,6 +271,10 @@ class Block(Wire):
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
+        return self._rounds
+
+    @cached_property
+    def _rounds(self) -> Sequence[dict[str, Lease]]:
         return cut_block(self.spans, self.shares, self.every, self.batch)
 
 
