@@ -115,7 +115,7 @@ def meet(member: Member) -> do.Life[None]:
             agreed, memory = yield from talk(member)
     except TrainingError as error:
         raise TrainingError(mine.declined or str(error)) from error
-    exchange_s = (yield do.Now()) - began_s
+    exchange_s = member.early_s + (yield do.Now()) - began_s
     if not isinstance(member.sentence.team, Pipeline):  # where a spare's samples went through
         heard = tuple(m for m in member.cohort if agreed.weights.get(m, 0.0) > 0)
         member.cohort = heard or member.cohort

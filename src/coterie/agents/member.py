@@ -57,6 +57,7 @@ class Member:
     stands: int = 0  # the last round that orders given in an earlier term still ask for
     version: int = -1  # of the server's anchor that it walks from, where one holds it
     early_N: Tensor | None = None  # the sum of gradients, where it was made as they came
+    early_s: float = 0.0  # that the sum took beyond computing
     busy_s: float = 0.0  # that it computed in the round under way
     stumbled: str = ""  # why its island took a step without it in the round under way
     num_declined: int = 0  # rounds in a row that it brought nothing finite to

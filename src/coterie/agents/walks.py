@@ -42,7 +42,8 @@ def learn(
     """
     lease = leases.get(member.name, Lease((), 1))
     batches = list(member.stream.batches(data_epoch, lease))
-    member.busy_s, member.early_N, member.stumbled, declined = 0.0, None, "", ""
+    member.busy_s, member.early_s, member.early_N = 0.0, 0.0, None
+    member.stumbled = declined = ""
     walked: Walked | None = (0.0, torch.empty(0))
     try:
         walked = yield from _work(member, number, batches, leases, data_epoch)
@@ -197,10 +198,11 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
 
     began_s = yield do.Now()
     try:
-        loss, whole = yield do.Stream(run, tuple(map(len, batches)))
+        loss, whole, computed_s = yield do.Stream(run, tuple(map(len, batches)))
     except Torn:  # before it began: what it brings is needed all the same
         return (yield from _gradient(member, batches))
-    member.busy_s += (yield do.Now()) - began_s
+    member.busy_s += computed_s
+    member.early_s = (yield do.Now()) - began_s - computed_s
     if not whole:
         learner.leave_rooms()
     if whole and bool(told_N.sum().isfinite()):

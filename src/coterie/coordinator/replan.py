@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from coterie.coordinator import decide as choices
 from coterie.coordinator.account import as_event
-from coterie.coordinator.adapt import observe
 from coterie.coordinator.fixed import fixed_decision
 from coterie.coordinator.model import equal_option, predict, shares_for
+from coterie.coordinator.perceive import fold, has_jumped, scatter
 from coterie.coordinator.run import Run
 from coterie.errors import StrategyError
 from coterie.sync.chain import Strategy
@@ -18,9 +18,6 @@ from coterie.types import Layout
 from coterie.world import Decision, Option, World
 
 RECONSIDER_S = 2.0  # between two looks at what was measured
-MIN_REPORTS = 3  # before a measurement is believed
-LEARN = 0.5  # how much of a measured meeting is believed at once
-MIN_STEPS = 24  # that are believed as well, in however few reports
 KEEP_GAIN = 0.05  # a change must promise this much more
 SHARE_GAIN = 0.02  # and this much, where members and strategy stay: new shares cost nothing
 
@@ -139,7 +136,9 @@ def close_decision(run: Run) -> None:
 
 def reconsider(run: Run) -> bool:
     """Fold in what was measured, and decide anew if that promises a clear gain; whether it did."""
-    if run.plan is None or run.now_s < run.reconsidered_s + RECONSIDER_S:
+    if run.plan is None:
+        return False
+    if run.now_s < run.reconsidered_s + RECONSIDER_S and not has_jumped(run):
         return False
     run.reconsidered_s = run.now_s
     fold(run)
@@ -152,28 +151,8 @@ def reconsider(run: Run) -> bool:
     best = choices.decide(world, layout, 0, "", asked or closures(run)).chosen
     now = predict(world.only(run.term.members), layout, strategy, run.plan.shares)
     same = best.strategy == now.strategy and best.shares.keys() == run.plan.shares.keys()
-    if best.goodput_per_s < (1 + (SHARE_GAIN if same else KEEP_GAIN)) * now.goodput_per_s:
+    wanted = max(SHARE_GAIN if same else KEEP_GAIN, scatter(run))  # less than noise is no gain
+    if best.goodput_per_s < (1 + wanted) * now.goodput_per_s:
         return False
     choose(run, "measured speeds have changed")
     return True
-
-
-def fold(run: Run) -> None:
-    """Believe a little more of what members reported, and begin to listen anew."""
-    paces = {
-        name: pace
-        for name, pace in run.paces.items()
-        if pace.num_reports >= MIN_REPORTS or pace.num_steps >= MIN_STEPS
-    }
-    for name, pace in paces.items():
-        member = run.members.get(name)
-        if member is not None and member.device is not None:
-            member.device = observe(member.device, pace.batch, pace.step_s)
-        figures = {"batch": pace.batch, "step_s": pace.step_s, "meeting_s": pace.meeting_s}
-        run.event("pace", member=name, **figures)
-        del run.paces[name]
-    if len(paces) > 1 and run.plan is not None:
-        # Whoever comes last does not wait for others: its exchange is the meeting itself.
-        meeting_s = min(pace.meeting_s for pace in paces.values())
-        priced_s = run.plan.exchange_s - run.decisions[-1].world.meeting_s
-        run.meeting_s += LEARN * (max(0.0, meeting_s - priced_s) - run.meeting_s)
