@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from coterie.agents import effects as do
+from coterie.agents.deviation import norms
 from coterie.agents.member import Member, Outcome
 from coterie.agents.star import consult
 from coterie.agents.tally import Contribution, Tally
@@ -134,6 +135,8 @@ def commit(
     assert mine is not None
     yield from tell_apart(member, mine.round)
     began_s = yield do.Now()
+    if mine.round == member.check_round or began_s - member.tally.since_s > REPORT_S:
+        member.tally.norms = norms(member, mine, agreed_K, weights)
     member.outcome = Outcome(mine.round, agreed_K, weights)
     land(member, mine, agreed_K, memory)
     member.round, member.contribution = mine.round, None

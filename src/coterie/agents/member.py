@@ -67,6 +67,7 @@ class Member:
     tally: Tally = field(default_factory=Tally)
     hello: Hello | None = None  # as it was said to the coordinator first
     told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
+    trust: Mapping[str, float] = field(default_factory=dict)  # see Block
     check_round: int = 0  # after which all tell where they stand
 
     def __post_init__(self) -> None:

@@ -104,6 +104,7 @@ def _contribution(
     weight = 0.0 if declined else float(lease.num_samples)
     if weight and strategy.exchange.weighted == "score":
         weight = max(LEAST_SCORE, math.exp(-loss_sum / lease.num_samples))
+    weight *= member.trust.get(member.name, 1.0)
     compute_s = member.busy_s + (yield do.Now()) - began_s
     return Contribution(
         round=number,
@@ -117,6 +118,7 @@ def _contribution(
         memory=memory,
         ctx=ctx,
         leases=leases,
+        trust=member.trust,
         declined=declined,
         stumbled=bool(member.stumbled),
     )
@@ -188,8 +190,11 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
     """
     learner = member.learner
     exchange = cast("Reduce", member.sentence.exchange)
-    weights = [exchange.weigh(float(leases[name].num_samples)) for name in member.cohort]
-    mine = exchange.weigh(float(leases.get(member.name, Lease((), 1)).num_samples))
+    leased = {
+        name: lease.num_samples * member.trust.get(name, 1.0) for name, lease in leases.items()
+    }
+    weights = [exchange.weigh(leased[name]) for name in member.cohort]
+    mine = exchange.weigh(leased.get(member.name, 0.0))
     told_N = learner.room_to_tell()
     batch = batches[0] if batches else []
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from coterie.coordinator.compensate import listen
 from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
@@ -284,6 +285,7 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
             / max(1, report.last_round - report.first_round + 1),
             num_steps=report.num_steps,
         )
+    listen(run, name, report)
     if report.gap_s:
         pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())
         if run.pauses:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from coterie.coordinator import decide as choices
 from coterie.coordinator.account import as_event
+from coterie.coordinator.compensate import compensate, shunned
 from coterie.coordinator.fixed import fixed_decision
 from coterie.coordinator.model import equal_option, predict, shares_for
+from coterie.coordinator.noise import Advice, advise
 from coterie.coordinator.perceive import fold, has_jumped, scatter
 from coterie.coordinator.run import Run
 from coterie.errors import StrategyError
@@ -19,6 +22,7 @@ from coterie.world import Decision, Option, World
 
 RECONSIDER_S = 2.0  # between two looks at what was measured
 KEEP_GAIN = 0.05  # a change must promise this much more
+TELL_LOG_RATIO = 0.3  # by which the noise scale has changed, before it is told again
 SHARE_GAIN = 0.02  # and this much, where members and strategy stay: new shares cost nothing
 
 
@@ -40,6 +44,8 @@ def choose(run: Run, cause: str) -> None:
     else:
         best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
         decision = steady(best, run.layout, run.strategy)
+    if advice := advice_of(run):
+        decision = replace(decision, reasons=(*decision.reasons, str(advice)))
     close_decision(run)
     run.decisions.append(decision)
     adopt(run, decision)
@@ -47,8 +53,32 @@ def choose(run: Run, cause: str) -> None:
 
 
 def linked(run: Run) -> World:
-    """What is believed of members and of those left out: newcomers have no known links yet."""
-    return run.world.only((*run.term.members, *run.left_out))
+    """What is believed of members and of those left out: newcomers have no known links yet.
+
+    Whoever is left out for what it brought is not asked.
+    """
+    present = {*run.term.members, *run.left_out} - shunned(run)
+    return run.world.only(tuple(sorted(present)))
+
+
+def advice_of(run: Run) -> Advice | None:
+    """What gradients say of the batch, where members meet at every step; else they do not tell."""
+    if run.layout is None or run.strategy is None:
+        return None
+    return advise(run.noise, linked(run), run.layout, run.strategy)
+
+
+def tell_noise(run: Run) -> None:
+    """Put on record what gradients say of the batch, whenever that has changed a good deal."""
+    scale = run.noise.scale
+    told = run.told_scale
+    if scale is None or (told is not None and abs(math.log(scale / told)) < TELL_LOG_RATIO):
+        return
+    if (advice := advice_of(run)) and run.decisions:
+        run.told_scale = scale
+        told_of = {"signal": run.noise.signal, "variance": run.noise.variance}
+        number = run.decisions[-1].number
+        run.event("noise", decision=number, text=str(advice), **asdict(advice), **told_of)
 
 
 def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> Decision:
@@ -102,7 +132,8 @@ def adopt(run: Run, decision: Decision) -> None:
     assert run.layout is not None
     equal = equal_option(decision.world.only(tuple(option.shares)), run.layout, run.strategy)
     run.equal_per_s = equal.throughput_per_s
-    run.left_out = {d.name for d in decision.world.devices} - option.shares.keys()
+    considered = {d.name for d in decision.world.devices} | (shunned(run) & run.members.keys())
+    run.left_out = considered - option.shares.keys()
     if len(option.shares) == run.num_agents or run.with_all is None:
         run.with_all = decision
     run.paces.clear()
@@ -140,8 +171,12 @@ def reconsider(run: Run) -> bool:
         return False
     if run.now_s < run.reconsidered_s + RECONSIDER_S and not has_jumped(run):
         return False
+    if cause := compensate(run):
+        choose(run, cause)
+        return True
     run.reconsidered_s = run.now_s
     fold(run)
+    tell_noise(run)
     if run.job.deterministic:
         return False
     world, layout, strategy = linked(run), run.layout, run.strategy

@@ -17,7 +17,9 @@ from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.line import Line
 from coterie.coordinator.members import Member
+from coterie.coordinator.noise import Noise
 from coterie.coordinator.survival import failures_per_s
+from coterie.coordinator.trust import Exile, Standing
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
 from coterie.transport import messages as say
@@ -130,6 +132,11 @@ class Run:
         self.save_cost_s = 0.0  # that saving held up its members the last time
         self.lost_since_saved = False  # whether a member was
         self.at_work_s: dict[str, float] = {}  # by member: for how long it was at work
+        self.standings: dict[str, Standing] = {}  # by member: how its vectors lie to others'
+        self.trust: dict[str, float] = {}  # what samples of some count for
+        self.exiles: dict[str, Exile] = {}  # who is, or was, left out for what it brought
+        self.noise = Noise()  # of gradients
+        self.told_scale: float | None = None  # of that noise, when it was told last
         self.losses: Counter[str] = Counter()  # by member: how often it was lost meanwhile
         self.watched_s = 0.0  # until when
         self.doubts_links = False  # as what meetings take is not what they explain
