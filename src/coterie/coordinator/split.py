@@ -98,8 +98,8 @@ def quickest_split(
     (('0', '1', '2', '3'),)
     """
     table, bounds_s = _searched(world, micro_batches, memory_bytes or {}, least_stages)
-    least_s, bound_s = table.least_s(bounds_s[-1]), bounds_s[0]
-    best = table.found(bound_s)
+    bound_s, ends = bounds_s[0], [table.found(each) for each in (bounds_s[0], bounds_s[-1])]
+    least_s, best = ends[1].through_s, min(ends, key=lambda each: each.step_s)
     while least_s + (best.micro_batches - 1) * bound_s < best.step_s and bound_s < bounds_s[-1]:
         bound_s = min(FINER * bound_s, bounds_s[-1])
         best = min(best, table.found(bound_s), key=lambda each: each.step_s)
