@@ -132,6 +132,15 @@ def test_what_members_report_is_believed_after_a_few_reports(play):
     assert "a" not in run.paces
 
 
+def test_in_a_pipeline_no_pace_is_a_members_own(play):
+    p = play(until=ENDLESS, strategy="pipeline(2, ('1',), ('b', 'a'))").until_training()
+    believed = p.run.members["a"].device
+    for _ in range(2 * MIN_REPORTS):
+        feed(p, "a", step_s=0.1)
+    fold(p.run)
+    assert p.run.members["a"].device == believed
+
+
 def feed(p, name, step_s, meeting_s=0.0, batch=8):
     p.say(
         name,
