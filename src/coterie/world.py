@@ -94,6 +94,8 @@ class World:
     def only(self, members: tuple[str, ...]) -> World:
         """This world reduced to `members` and the links among them."""
         kept = frozenset(members)
+        if kept.issuperset(device.name for device in self.devices):
+            return self  # with a thousand devices this is asked often
         return replace(
             self,
             devices=tuple(d for d in self.devices if d.name in kept),
@@ -113,6 +115,7 @@ class Option:
     efficiency: float  # progress per sample against plain synchronous steps, 0..1
     survival: float  # chance that no member is lost within a round, 0..1
     refused: str = ""  # why it cannot be chosen, when it cannot
+    hidden_s: float = 0.0  # of the meeting, while members compute
 
     @property
     def throughput_per_s(self) -> float:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.coordinator.decide import MOST_REJECTED, candidates, decide
+from coterie.cluster import Cluster, Machine, Road
+from coterie.coordinator.decide import MOST_REJECTED, _member_sets, candidates, decide
 from coterie.coordinator.model import predict
 from coterie.coordinator.shares import exact_shares
 from coterie.errors import JobError
@@ -300,3 +302,45 @@ def test_a_sentence_that_needs_more_members_is_refused_in_words(sentence, needed
     world = mesh(unequal(3), 1e9)
     with pytest.raises(JobError, match=f"needs {needed} members, found 3; start more agents"):
         decide(world, MIDDLE, 1, "start", (parse(sentence),))
+
+
+def kinds_of_many(*kinds: tuple[str, int, float, float]) -> Cluster:
+    """Machines by (name, count, ms a sample, Mbit/s of the uplink)."""
+    machines = [
+        Machine(name=name, count=num, overhead_ms=5, per_sample_ms=ms, uplink=Road(mbit_per_s=rate))
+        for name, num, ms, rate in kinds
+    ]
+    return Cluster(machines=machines)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [("pc", 20, 0.5, 1000.0), ("pi", 20, 8.0, 1000.0), ("far", 20, 0.5, 2.0)],
+        [("pc", 3, 0.1, 1000.0), ("pi", 40, 4.0, 1000.0), ("slow", 9, 30.0, 1000.0)],
+        [("pc", 12, 1.0, 100.0), ("near", 1, 9.0, 100.0), ("far", 30, 1.0, 20.0)],
+    ],
+)
+def test_of_many_the_best_kinds_are_chosen(kinds: list[tuple[str, int, float, float]]) -> None:
+    cluster = kinds_of_many(*kinds)
+    world = cluster.world(batch=1_024, num_train=100_000, num_values=SMALL.size)
+    found = choose(world, SMALL).chosen.goodput_per_s
+    for num in range(1, len(kinds) + 1):
+        for some in combinations([kind[0] for kind in kinds], num):
+            members = tuple(d.name for d in world.devices if d.name.split("-")[0] in some)
+            cohort = replace(world.only(members), links=cluster.links_among(members))
+            best = max(
+                predict(cohort, SMALL, s, exact_shares(1_024, cohort.devices)).goodput_per_s
+                for s in candidates(world)
+            )
+            assert found >= best * 0.999
+
+
+def test_a_thousand_devices_are_weighed_in_few_sets() -> None:
+    devices = [Device(f"d{i:03}", 0.005, 0.0005 * 1.01**i, 512) for i in range(1_000)]
+    ring = tuple(
+        Link(a.name, b.name, 1e-4 * (1 + i), 1e8) for i, (a, b) in enumerate(pairwise(devices))
+    )
+    sets = list(_member_sets(World(tuple(devices), ring, 2_000, 100_000)))
+    assert 2 < len(sets) <= 36
+    assert len(sets[0]) == 1_000

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from coterie.coordinator.listing import named, shared
 from coterie.coordinator.model import (
     extra_bytes,
     ideal_per_s,
@@ -33,6 +34,8 @@ LONGEST_WALK = 512  # steps: beyond what the priors of progress were read from
 SHORTEST_DILOCO = 16  # steps: below, Nesterov outside wins nothing back
 MOST_REJECTED = 12
 PROBE_BYTES = 1 << 20  # a road is judged by one MiB, as it was probed
+MOST_ONE_BY_ONE = 12  # devices: of more, those alike are left out together
+ALIKE = 0.05  # relative, of speeds and of roads
 FLAKY_WITHIN_S = 60  # a device that fails once in this time is left out as if half as fast
 
 Members = tuple[str, ...]
@@ -147,10 +150,12 @@ def _weigh(
     weighed = []
     for members in _member_sets(world):
         cohort = world.only(members)
-        weighed += [
-            _weigh_one(world, layout, each, shares_for(each, cohort), spare_bytes)
-            for each in strategies
-        ]
+        shares: dict[bool, Mapping[str, int]] = {}  # by whether steps differ in number or in size
+        for each in strategies:
+            paced = each.walk is not None and each.walk.paced
+            if paced not in shares:
+                shares[paced] = shares_for(each, cohort)
+            weighed.append(_weigh_one(cohort, layout, each, shares[paced], spare_bytes))
     return weighed
 
 
@@ -158,20 +163,26 @@ def _member_sets(world: World) -> Iterable[Members]:
     """Everyone; without the farthest, one after the other; each of these without the slowest.
 
     At most n(n+1)/2 sets, not 2ⁿ. A slow processor never delays a step, shares see to that: what
-    a member can cost is the meeting, by a slow road, by being one more or by failing in it.
+    a member can cost is the meeting, by a slow road, by being one more or by failing in it. Of
+    many, those that are alike are left out together, at least an eighth of all: 36 sets at most.
     """
     everyone = tuple(device.name for device in world.devices)
+    many = len(everyone) > MOST_ONE_BY_ONE
     speed = {
         device.name: solo_per_s(device, world.batch) / (1 + FLAKY_WITHIN_S * device.failures_per_s)
         for device in world.devices
     }
 
-    def slowest(members: Members) -> str:
-        return min(members, key=speed.__getitem__)
+    def slowest(members: Members) -> Members:
+        if many:
+            return _worst_of_many(members, {n: 1 / speed[n] for n in members}, len(everyone))
+        return (min(members, key=speed.__getitem__),)
 
-    def farthest(members: Members) -> str:
+    def farthest(members: Members) -> Members:
         links = world.only(members).links
-        return max(members, key=lambda name: (_reach_s(name, links), -speed[name]))
+        if many:
+            return _worst_of_many(members, _nearest_s(members, links), len(everyone))
+        return (max(members, key=lambda name: (_reach_s(name, links), -speed[name])),)
 
     near_sets = _peel(world, everyone, farthest)
     return dict.fromkeys(each for near in near_sets for each in _peel(world, near, slowest))
@@ -204,13 +215,29 @@ def _best(weighed: Sequence[_Weighed]) -> _Weighed:
     return max(weighed, key=lambda each: each.option.goodput_per_s)
 
 
-def _peel(world: World, members: Members, worst: Callable[[Members], str]) -> Iterator[Members]:
-    """Leave out the worst member, one after the other, as long as the rest can hold the batch."""
+def _peel(world: World, members: Members, worst: Callable[[Members], Members]) -> Iterator[Members]:
+    """Leave out the worst, one after the other, as long as the rest can hold the batch."""
     room = {device.name: max(0, device.max_batch) for device in world.devices}
     while members and sum(room[name] for name in members) >= world.batch:
         yield members
-        left_out = worst(members)
-        members = tuple(name for name in members if name != left_out)
+        left_out = set(worst(members))
+        members = tuple(name for name in members if name not in left_out)
+
+
+def _worst_of_many(members: Members, badness: Mapping[str, float], num_all: int) -> Members:
+    """The worst eighth of all, with whoever is as bad as the last of them."""
+    last = sorted((badness[name] for name in members), reverse=True)[: -(-num_all // 8)][-1]
+    return tuple(name for name in members if badness[name] * (1 + ALIKE) >= last)
+
+
+def _nearest_s(members: Members, links: Sequence[Link]) -> dict[str, float]:
+    """Seconds to send a probe over the best of each member's links."""
+    nearest = dict.fromkeys(members, math.inf)
+    for link in links:
+        seconds = _probe_s(link)
+        for end in (link.a, link.b):
+            nearest[end] = min(nearest[end], seconds)
+    return nearest
 
 
 def _reach_s(name: str, links: Sequence[Link]) -> float:
@@ -320,7 +347,7 @@ def _against_every_step(able: Sequence[_Weighed], chosen: _Weighed) -> Iterator[
 
 def _why_shares(world: World, chosen: _Weighed) -> str:
     shares = chosen.option.shares
-    listed = ", ".join(f"{name} {share}" for name, share in shares.items())
+    listed = shared(shares)
     devices = world.only(tuple(shares)).devices
     team = chosen.strategy.team
     if isinstance(team, Pipeline) and team.crew and world.chain:
@@ -362,12 +389,12 @@ def _bargain(now: Option, then: Option) -> str:
 def _why_left_out(world: World, able: Sequence[_Weighed], chosen: _Weighed) -> str:
     shares = chosen.option.shares
     names = [device.name for device in world.devices if device.name not in shares]
-    lead = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: "
+    lead = f"{named(names)} {'is' if len(names) == 1 else 'are'} left out: "
     more = _with_more(able, chosen)
     if more is not None:
         return (
             f"{lead}the best with more devices, {more.option.strategy} on "
-            f"{', '.join(more.option.shares)}, would reach {_part(more.option, chosen)}."
+            f"{named(more.option.shares)}, would reach {_part(more.option, chosen)}."
         )
     soonest = min((world.device(name) for name in names), key=lambda device: device.step_s(1))
     others_s = step_s(shares, world.only(tuple(shares)).devices)

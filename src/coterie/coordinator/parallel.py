@@ -67,11 +67,14 @@ def pipeline_shares(total: int, members: tuple[str, ...]) -> dict[str, int]:
     return {name: each + (at < over) for at, name in enumerate(members)}
 
 
-def passing_s(cut: Pipeline, shares: Mapping[str, int], cohort: World) -> float | None:
-    """Seconds of a step through the slowest of a sentence's pipelines; None if layers are unknown.
+def passing_s(cut: object, shares: Mapping[str, int], cohort: World) -> float | None:
+    """Seconds of a step through the slowest of a sentence's pipelines.
 
+    None where it has none, where too few are left for one, or where layers are unknown.
     Σ stages and hand-overs of a micro-batch + (m − 1) · the longest: see `split`.
     """
+    if not isinstance(cut, Pipeline) or len(shares) < cut.least:
+        return None
     names = [layer.name for layer in cohort.chain]
     if any(name not in names for name in cut.cuts):
         return None
