@@ -44,6 +44,16 @@ def test_a_change_is_believed_at_once_where_some_reports_in_a_row_agree(play):
     assert p.run.members["a"].device.step_s(8) == pytest.approx(0.1)
 
 
+def test_in_a_pipeline_no_pace_is_a_members_own(play):
+    p = play(until=ENDLESS, strategy="pipeline(2, ('1',), ('b', 'a'))").until_training()
+    believed = p.run.members["a"].device
+    for _ in range(2 * MIN_REPORTS):
+        feed(p, "a", step_s=0.1)
+    fold(p.run)
+    assert not has_jumped(p.run)
+    assert p.run.members["a"].device == believed
+
+
 def feed(p, name, step_s, meeting_s=0.0, batch=8):
     p.say(
         name,
