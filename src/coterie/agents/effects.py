@@ -124,11 +124,12 @@ class Post:
 class Fetch:
     """The next bytes on a channel of the star road, and whom they are from.
 
-    With `wait` false, None where nothing is there.
+    With `wait` false, None where nothing is there, and with patience where nothing came so long.
     """
 
     channel: str
     wait: bool = True
+    patience_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def talk(member: Member) -> Talk[tuple[Agreed, tuple[Any, ...]]]:
     mine = member.contribution
     assert mine is not None
     team = member.sentence.team
-    if isinstance(team, Pipeline):
+    if isinstance(team, Pipeline) and len(member.cohort) >= team.least:
         weights = team.weights(mine.weights(member.cohort))
         weight = 0.0 if mine.declined else weights[member.name]
         return _among(member, mine, member.term.members, weights, weight)

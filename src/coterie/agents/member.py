@@ -55,7 +55,10 @@ class Member:
     outcome: Outcome = Outcome(0, None, {})
     cohort: tuple[str, ...] = ()  # who meets in the round under way
     stands: int = 0  # the last round that orders given in an earlier term still ask for
-    version: int = -1  # of the server's anchor that it walks from, where one holds it
+    server: str = ""  # that it has its anchor from, where one holds it
+    version: int = -1  # of the server's anchor that it walks from
+    heard: int = 0  # the number of that server's last answer
+    answered: dict[str, Any] = field(default_factory=dict)  # what its anchor has in it, by member
     early_N: Tensor | None = None  # the sum of gradients, where it was made as they came
     busy_s: float = 0.0  # that it computed in the round under way
     stumbled: str = ""  # why its island took a step without it in the round under way

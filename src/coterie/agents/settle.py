@@ -64,7 +64,7 @@ def join(member: Member, term: Term) -> do.Life[None]:
     try:
         yield do.Form(member.name, term)
         if term.apart:
-            healed = member.version < 0 and (yield from pull(member))
+            healed = member.server != term.hub and (yield from pull(member))
         else:
             healed = yield from settle(member)
     except Torn:

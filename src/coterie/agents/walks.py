@@ -155,7 +155,7 @@ def _work(
         if member.sentence.plain and len(member.cohort) > 1 and number > member.stands:
             return (yield from _streamed(member, batches, leases))
         return (yield from _gradient(member, batches))
-    if isinstance(team, Pipeline):
+    if isinstance(team, Pipeline) and len(member.cohort) >= team.least:
         walk = _in_pipeline(member, data_epoch, leases, team)
         return (yield from _undone_if_torn(member, walk))
     if isinstance(team, Islands):

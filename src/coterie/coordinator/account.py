@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from coterie.coordinator.run import Run
-from coterie.world import Decision, Device, Link, Option, World
+from coterie.world import Decision, Device, Layer, Link, Option, World
 
 
 def progress(run: Run) -> dict[str, Any]:
@@ -81,6 +81,7 @@ def from_event(event: Mapping[str, Any]) -> Decision:
                 **world,
                 "devices": tuple(Device(**device) for device in world["devices"]),
                 "links": tuple(Link(**link) for link in world["links"]),
+                "chain": tuple(Layer(**layer) for layer in world.get("chain", ())),
             }
         ),
         chosen=option(event["chosen"]),

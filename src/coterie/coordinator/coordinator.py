@@ -108,7 +108,7 @@ class Coordinator:
         run = self.run
         run.now_s = now_s
         if name == say.HUB and not run.leaving:
-            run.fail(f"the server of the star road is gone: {reason}; resume from a checkpoint")
+            self._lost_server(reason)
         member = run.members.get(name) or run.suspects.get(name)
         run.gone.add(name)
         if member is None:
@@ -121,6 +121,15 @@ class Coordinator:
         run.event("agent", member=name, state="lost", reason=reason)
         run.num_kills += was_needed
         self._go_on()
+
+    def _lost_server(self, reason: str) -> None:
+        """Members hold what they have until another server is here."""
+        run = self.run
+        run.hub = None
+        run.event("server", state="lost", reason=reason)
+        if run.plan is None:
+            run.fail(f"the server of the star road is gone: {reason}")
+        run.torn, run.why_torn = True, "the server was lost"
 
     def _suspect(self, name: str, reason: str) -> None:
         """Others take over a member's work; should it be heard again, it is taken in again."""

@@ -19,9 +19,11 @@ from coterie.coordinator.model import (
     shares_for,
     solo_per_s,
 )
+from coterie.coordinator.parallel import pipelines, why_stages
 from coterie.coordinator.shares import equal_shares, exact_shares, step_s
 from coterie.errors import JobError
 from coterie.sync import recipes
+from coterie.sync.teams import Pipeline
 from coterie.types import Layout
 from coterie.world import Decision, Link, Option, World
 
@@ -49,7 +51,8 @@ class _Weighed:
     @property
     def kind(self) -> tuple[object, ...]:
         """What sets it apart from others whatever the length of its walk."""
-        return tuple(piece for piece in self.strategy.pieces if piece.kind != "local")
+        pieces = self.strategy.pieces
+        return (self.strategy.team, *(piece for piece in pieces if piece.kind != "local"))
 
     @property
     def num_members(self) -> int:
@@ -94,6 +97,11 @@ def decide(
         raise JobError("expected a strategy to choose from, found none; name one or use 'auto'")
     exact_shares(world.batch, world.devices)  # refuses what no choice of members could mend
     weighed = _weigh(world, layout, strategies, spare_bytes or {})
+    if candidates is None:
+        weighed += [
+            _weigh_one(world, layout, each, shares, spare_bytes or {})
+            for each, shares in pipelines(world, layout).items()
+        ]
     able = [each for each in weighed if not each.option.refused]
     if not able:
         nearest = _best(weighed).option
@@ -341,6 +349,9 @@ def _why_shares(world: World, chosen: _Weighed) -> str:
     shares = chosen.option.shares
     listed = shared(shares)
     devices = world.only(tuple(shares)).devices
+    team = chosen.strategy.team
+    if isinstance(team, Pipeline) and team.crew and world.chain:
+        return why_stages(team, world)
     if len(devices) == 1:
         return f"One device learns alone ({listed} samples a step), so that nothing is exchanged."
     equal = equal_shares(world.batch, devices)

@@ -137,8 +137,8 @@ def reunite(run: Run) -> Wait:
     yield lambda: all_here() or run.now_s > deadline_s or bool(run.stopping)
     run.reuniting, run.healthy = False, holders()
     newest = max((run.members[name].round for name in run.healthy), default=-1)
-    if run.apart and run.healthy and run.hub is not None:
-        newest = run.ledger.committed  # the server holds it, and members' own rounds do not compare
+    if run.apart and run.healthy:
+        newest = run.ledger.committed  # the server's, and members' own rounds do not compare
     if was_concluded(run):
         return
     if newest < run.ledger.committed:

@@ -73,7 +73,7 @@ def _decide_again(run: Run, event: Mapping[str, Any]) -> None:
     decision = from_event(event)
     run.decisions.append(decision)
     run.plan, run.strategy = decision.chosen, parse(decision.chosen.strategy)
-    run.meeting_s = decision.world.meeting_s
+    run.meeting_s, run.chain = decision.world.meeting_s, decision.world.chain
     run.beliefs |= {device.name: device for device in decision.world.devices}
     if len(decision.chosen.shares) == run.num_agents or run.with_all is None:
         run.with_all = decision

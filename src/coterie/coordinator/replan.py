@@ -15,6 +15,7 @@ from coterie.coordinator.run import Run
 from coterie.errors import StrategyError
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
+from coterie.sync.teams import Pipeline
 from coterie.types import Layout
 from coterie.world import Decision, Option, World
 
@@ -168,7 +169,8 @@ def fold(run: Run) -> None:
     }
     for name, pace in paces.items():
         member = run.members.get(name)
-        if member is not None and member.device is not None:
+        in_pipeline = run.strategy is not None and isinstance(run.strategy.team, Pipeline)
+        if member is not None and member.device is not None and not in_pipeline:
             member.device = observe(member.device, pace.batch, pace.step_s)
         figures = {"batch": pace.batch, "step_s": pace.step_s, "meeting_s": pace.meeting_s}
         run.event("pace", member=name, **figures)

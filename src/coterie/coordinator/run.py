@@ -20,7 +20,7 @@ from coterie.sync.reading import parse
 from coterie.transport import messages as say
 from coterie.transport.parcels import Assembly
 from coterie.types import Layout
-from coterie.world import Decision, Device, Link, Option, World
+from coterie.world import Decision, Device, Layer, Link, Option, World
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Run:
         self.hub: say.Hello | None = None  # the server of the star road, once it is here
         self.links: dict[frozenset[str], Link] = {}
         self.linked: set[str] = set()
+        self.chain: tuple[Layer, ...] = ()  # of the model, as the first to measure it told
 
     def _know_progress(self) -> None:
         self.now_s = self.started_s = self.began_s = 0.0
@@ -143,6 +144,7 @@ class Run:
             self.job.batch,
             self.ledger.num_train,
             self.meeting_s,
+            self.chain,
         )
 
     @property

@@ -132,7 +132,7 @@ def _check(total: int, devices: Sequence[Device]) -> None:
             "rename one"
         )
     for device in devices:
-        _check_times(device)
+        check_times(device)
     room = sum(max(0, device.max_batch) for device in devices)
     if room < total:
         raise JobError(
@@ -141,7 +141,8 @@ def _check(total: int, devices: Sequence[Device]) -> None:
         )
 
 
-def _check_times(device: Device) -> None:
+def check_times(device: Device) -> None:
+    """Raise JobError for a device whose steps take no time, no finite one, or less than none."""
     overhead_s, per_sample_s = device.overhead_s, device.per_sample_s
     fits_floats = math.isfinite(device.step_s(max(1, device.max_batch)))
     if overhead_s < 0 or per_sample_s <= 0 or not fits_floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations
 
-from coterie.coordinator.hear import log_final
+from coterie.coordinator.hear import put_on_record
 from coterie.coordinator.replan import choose
 from coterie.coordinator.rounds import Wait, drained, issue_again
 from coterie.coordinator.run import Run
@@ -14,6 +14,7 @@ from coterie.transport import messages as say
 from coterie.world import Link
 
 UNKNOWN_BYTES_PER_S = 1e8
+SERVER_S = 60.0  # for another server to come, in the place of one that died
 
 
 def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
@@ -35,6 +36,8 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
         apart=run.apart,
         names=run.layout.names if run.hub and run.layout else (),
         shapes=run.layout.shapes if run.hub and run.layout else (),
+        strategy=repr(run.asked) if run.hub else "",
+        given_out=run.ledger.next_round - 1,
         at_once=at_once,
     )
     run.mended = run.term.number if at_once else run.mended
@@ -65,9 +68,11 @@ def regroup(run: Run) -> Wait:
     """Members are gone: the healthy ones settle on a round, and what the dead held is free."""
     run.pauses.append({})
     run.saving = None  # an order of a term that broke is void
+    if run.by_star and run.hub is None:
+        yield from served(run)
     healthy = [name for name in run.term.members if name in run.healthy]
     before = {*run.term.members, *(run.plan.shares if run.plan else ())}
-    yield from new_term(run, healthy, at_once=not run.apart)
+    yield from new_term(run, healthy, at_once=True)
     if run.torn:
         return
     if run.term.apart:
@@ -76,11 +81,21 @@ def regroup(run: Run) -> Wait:
     else:
         stand = next(s for name, s in run.settled.items() if name != say.HUB)
         run.ledger.settle(stand.round, stand.stands, run.term.members)
-    log_final(run)  # first: what is on record already is no part of the books
-    run.event("books", **run.ledger.books())
+    put_on_record(run)
     yield from link_up(run)
     choose(run, _why(run, before - run.members.keys()))
     yield from keep_membership(run)
+
+
+def served(run: Run) -> Wait:
+    """Wait for another server in the place of one that died."""
+    deadline_s = run.now_s + SERVER_S
+    yield lambda: run.hub is not None or run.now_s > deadline_s
+    if run.hub is None:
+        raise TrainingError(
+            f"expected another server of the star road within {SERVER_S:.0f} s, found none; see "
+            "the run's log, then resume from a checkpoint"
+        )
 
 
 def _why(run: Run, lost: set[str]) -> str:

@@ -96,7 +96,7 @@ class Simulation(VirtualTime):
             cores=1.0,
             memory_bytes=1 << 40,
             device="cpu",
-            store=f"{name}:0",
+            store=f"{name}:{self._num_started}",
         )
         self._hellos[name] = hello
         self._tell(name, hello)
@@ -134,9 +134,11 @@ class Simulation(VirtualTime):
         seconds = min(
             (link.latency_s + len(data) / link.bytes_per_s for link in links), default=0.0
         )
+        server = self._agents.get(say.HUB)
 
         def arrive() -> None:
-            self._within(to, lambda: self._arrive(to, origin, channel, data))
+            if server is self._agents.get(say.HUB):  # else it was on its way to or from the dead
+                self._within(to, lambda: self._arrive(to, origin, channel, data))
 
         self._within(origin, lambda: self._after(seconds, arrive))
 
@@ -263,9 +265,11 @@ class Simulation(VirtualTime):
             case do.Post(to, channel, data):
                 self._post(name, to, channel, data)
                 return None
-            case do.Fetch(channel, wait):
+            case do.Fetch(channel, wait, patience_s):
                 strand.waits_for, strand.channel = "mail", channel
-                return agent.fetch(channel) or (WAITS if wait else None)
+                if (mail := agent.fetch(channel)) is None and wait and patience_s is not None:
+                    self._later(name, strand, patience_s, None)
+                return mail or (WAITS if wait else None)
         self._meet(name, strand, effect)
         return WAITS
 
@@ -321,6 +325,8 @@ class Simulation(VirtualTime):
     def _meet(self, name: str, strand: Strand, effect: Any) -> None:
         strand.waits_for = "meeting"
         if isinstance(effect, do.Form):
+            if name in self._terms and self._terms[name].hub != effect.term.hub:
+                self._agents[name].mail.clear()
             self._terms[name] = effect.term
             self._hub.enter(effect.term.number, effect.term.members)
             if effect.term.apart:

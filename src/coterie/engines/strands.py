@@ -46,6 +46,8 @@ class Agent:
     aside: Strand | None = None  # a meeting that goes on while it computes
     held: list[Callable[[], None]] | None = None  # what waits, while it is stopped or cut off
     stopped: bool = False
+    stuck: list[Callable[[], None]] | None = None  # what it does not get done, though it lives
+    stuck_at_s: float | None = None  # since when it gets nothing done
 
     @property
     def strands(self) -> list[Strand]:

@@ -25,13 +25,14 @@ class Fault:
 
     One is killed, and started again later. One is stopped: it neither acts nor speaks until it
     continues. One is cut off: it computes, and what it tells and is told, and its meetings, come
-    through later. Or the coordinator is killed, and one that remembers takes its place.
+    through later. One is stuck: it hears and beats, but whatever it computes does not end before it
+    gets on. Or the coordinator is killed, and one that remembers takes its place.
     """
 
     member: str  # of no account where the coordinator is killed
     at_s: float
     back_after_s: float | None = None
-    kind: Literal["kill", "stop", "cut", "coordinator"] = "kill"
+    kind: Literal["kill", "stop", "cut", "stuck", "coordinator"] = "kill"
 
 
 class VirtualHost:
@@ -162,7 +163,8 @@ class VirtualTime(ABC):
     def _beat(self) -> None:
         for name, agent in list(self._agents.items()):
             if agent.held is None:
-                self._host.hear(name, say.Beat(), self._now_s)
+                since_s = self._now_s if agent.stuck_at_s is None else agent.stuck_at_s
+                self._host.hear(name, say.Beat(computing_s=self._now_s - since_s), self._now_s)
         self._host.tick(self._now_s)
         self._after(self.beat_s, self._beat)
 
@@ -172,7 +174,10 @@ class VirtualTime(ABC):
         Whoever is stopped does nothing, and whoever is cut off nothing that others have a part in.
         """
         agent = self._agents.get(name)
-        if agent is None or agent.held is None or (alone and not agent.stopped):
+        if agent is not None and alone and agent.stuck is not None:
+            agent.stuck.append(happen)
+            agent.stuck_at_s = self._now_s if agent.stuck_at_s is None else agent.stuck_at_s
+        elif agent is None or agent.held is None or (alone and not agent.stopped):
             happen()
         else:
             agent.held.append(happen)
@@ -200,10 +205,15 @@ class VirtualTime(ABC):
         elif fault.kind == "coordinator":
             if self._host.die() and fault.back_after_s is not None:
                 self._after(fault.back_after_s, self._replace_coordinator)
-        elif (agent := self._agents.get(fault.member)) is not None and agent.held is None:
-            agent.held, agent.stopped = [], fault.kind == "stop"
+        elif (agent := self._agents.get(fault.member)) is not None:
+            if fault.kind == "stuck" and agent.stuck is None:
+                agent.stuck, go_on = [], self._get_on
+            elif fault.kind != "stuck" and agent.held is None:
+                agent.held, agent.stopped, go_on = [], fault.kind == "stop", self._let_go
+            else:
+                return
             if fault.back_after_s is not None:
-                self._after(fault.back_after_s, lambda: self._let_go(fault.member, agent))
+                self._after(fault.back_after_s, lambda: go_on(fault.member, agent))
 
     def _kill(self, fault: Fault) -> None:
         if self._agents.pop(fault.member, None) is None:
@@ -218,6 +228,13 @@ class VirtualTime(ABC):
         for name in self.coordinator.run.term.members:
             if name not in self._agents:
                 self._host.lost(name, self._now_s)
+
+    def _get_on(self, name: str, agent: Agent) -> None:
+        """What a stuck agent computed comes to an end now, in order."""
+        stuck, agent.stuck, agent.stuck_at_s = agent.stuck or [], None, None
+        for happen in stuck:
+            if self._agents.get(name) is agent:
+                self._within(name, happen, alone=True)
 
     def _let_go(self, name: str, agent: Agent) -> None:
         """What was to happen in a stopped or cut off agent meanwhile happens now, in order."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
 
@@ -87,6 +88,17 @@ def as_written(piece: Any) -> list[str]:
         else:
             words.append(repr(value))
     return words
+
+
+def fold(
+    pieces: Sequence[Piece], vector: Tensor, memory: tuple[Memory, ...], ctx: Ctx
+) -> tuple[Tensor, tuple[Memory, ...]]:
+    """Pass a vector through the pieces, left to right, each with its own memory."""
+    kept = []
+    for piece, own in zip(pieces, memory, strict=True):
+        vector, own_next = piece.update(vector, own, ctx)
+        kept.append(own_next)
+    return vector, tuple(kept)
 
 
 def is_number(value: object) -> bool:

@@ -70,6 +70,7 @@ class Probed(Wire):
     timings: tuple[tuple[int, float], ...]
     fixed_bytes: int
     bytes_per_sample: float
+    chain: tuple[tuple[str, float, int, float, float], ...] = ()  # a world's layers, if it is one
 
 
 class Linked(Wire):
@@ -234,6 +235,8 @@ class Term(Wire):
     apart: bool = False  # whether members meet the server alone, and never one another
     names: tuple[str, ...] = ()  # of the parameters, for a server that builds no model
     shapes: tuple[tuple[int, ...], ...] = ()
+    strategy: str = ""  # that the server serves
+    given_out: int = 0  # the last round that was, whether or not this server has heard of it
     at_once: bool = False
 
 

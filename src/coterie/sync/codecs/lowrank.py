@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from coterie.errors import StrategyError, TrainingError
-from coterie.sync.codecs.base import Sketch
+from coterie.sync.codecs.base import PASS_NS, Sketch
 from coterie.sync.pieces import TINY, Memory, is_count
 from coterie.sync.talk import Talk, Total
 
@@ -42,6 +42,7 @@ class PowerSGD(Sketch):
     """
 
     rank: int = 2
+    num_sums: ClassVar[int] = 3  # who is heard, every P, every Q
 
     def __post_init__(self) -> None:
         if not is_count(self.rank):
@@ -91,6 +92,10 @@ class PowerSGD(Sketch):
         factors = sum(self.rank * (rows + columns) for _, (rows, columns) in shrunk)
         others: int = sum(where.stop - where.start for where in whole)
         return VALUE_BYTES * (factors + others)
+
+    def takes_ns(self) -> tuple[float, float]:
+        """Two products with r columns to shrink a matrix, one to open it: 2r operations each."""
+        return 4 * self.rank * PASS_NS / 2, self.rank * PASS_NS
 
     def keeps(self) -> float:
         """Prior: rank 2 and feedback kept SGD's accuracy, rank 1 all but (Vogels et al. 2019)."""

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from coterie.errors import StrategyError, TrainingError
-from coterie.sync.codecs.base import Codec, Sketch, as_bytes, check_size, from_bytes, refuse_unless
+from coterie.sync.codecs.base import (
+    PASS_NS,
+    Codec,
+    Sketch,
+    as_bytes,
+    check_size,
+    from_bytes,
+    refuse_unless,
+)
 from coterie.sync.codecs.bits import MAX_BITS, counted, open_bits, pack_bits
 from coterie.sync.pieces import Memory, is_count, is_number
 from coterie.sync.talk import Talk, Total
@@ -49,6 +57,8 @@ class TopK(Codec):
 
     density: float = 0.01
     divisible: ClassVar[bool] = False
+    pack_ns: ClassVar[float] = 2.2
+    open_ns: ClassVar[float] = 1.9
 
     def __post_init__(self) -> None:
         _check_density(self.density, self)
@@ -106,6 +116,8 @@ class ChunkTopK(Codec):
     chunk: int = 4096
     k: int = 64
     divisible: ClassVar[bool] = False
+    pack_ns: ClassVar[float] = 7.8
+    open_ns: ClassVar[float] = 4.3
 
     def __post_init__(self) -> None:
         if not (is_count(self.chunk) and is_count(self.k) and self.k <= self.chunk):
@@ -237,6 +249,10 @@ class RandomK(Sketch):
     def num_bytes(self, layout: Layout) -> int:
         """Four bytes for each of the ⌈density · N⌉ values, of float32 parameters."""
         return WORD_BYTES * _num_kept(self.density, layout.size)
+
+    def takes_ns(self) -> tuple[float, float]:
+        """Few values are looked at; those in between are set to zero."""
+        return self.density * PASS_NS, PASS_NS
 
     def keeps(self) -> float:
         """Prior: chance finds less of a delta than size does; twice the loss of TopK."""
