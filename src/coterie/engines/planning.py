@@ -88,7 +88,7 @@ def measure(job: Job) -> Load:
 
 
 def simulate(
-    job: Job, cluster: Cluster, load: Load | None, mishaps: Mishaps, runs: Path, show: Show
+    job: Job, cluster: Cluster, mishaps: Mishaps, runs: Path, show: Show
 ) -> tuple[int, dict[str, Any]]:
     """Run the job on the cluster in virtual time, in a folder of its own; exit code and figures."""
     from coterie.engines.described import Described
@@ -96,7 +96,7 @@ def simulate(
     job = on_all(job, cluster)
     learner = built(job)
     _check_memory(cluster.num_machines, learner.layout.size)
-    world = cluster.world(job.batch, learner.task.num_train, learner.layout.size, load)
+    world = cluster.world(job.batch, learner.task.num_train, learner.layout.size)
     faults = _faults(mishaps.kills, cluster, world)
     many = cluster.num_machines > MOST_SHOWN
     with closing(_Record(job, runs, show, OF_EACH if many else ())) as record, _in_turns():
@@ -124,6 +124,8 @@ class _Record:
 
     def note(self, now_s: float, event: Mapping[str, Any]) -> None:
         """Write an event down, and show it."""
+        if event["kind"] == "checkpoint":
+            return  # of which nothing is kept
         self._now_s = now_s
         fields = {key: value for key, value in event.items() if key not in ("seq", "time_s")}
         told = self._log.write(**fields)
