@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.cluster import Cluster, Machine, Road
-from coterie.coordinator.decide import MOST_REJECTED, _member_sets, candidates, decide
+from coterie.coordinator.decide import MOST_REJECTED, candidates, decide
 from coterie.coordinator.model import predict
 from coterie.coordinator.shares import exact_shares
 from coterie.errors import JobError
@@ -334,13 +334,3 @@ def test_of_many_the_best_kinds_are_chosen(kinds: list[tuple[str, int, float, fl
                 for s in candidates(world)
             )
             assert found >= best * 0.999
-
-
-def test_a_thousand_devices_are_weighed_in_few_sets() -> None:
-    devices = [Device(f"d{i:03}", 0.005, 0.0005 * 1.01**i, 512) for i in range(1_000)]
-    ring = tuple(
-        Link(a.name, b.name, 1e-4 * (1 + i), 1e8) for i, (a, b) in enumerate(pairwise(devices))
-    )
-    sets = list(_member_sets(World(tuple(devices), ring, 2_000, 100_000)))
-    assert 2 < len(sets) <= 36
-    assert len(sets[0]) == 1_000

@@ -6,18 +6,18 @@ The score is goodput: samples a second × progress kept by each × chance that a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from coterie.coordinator.cohorts import member_sets
 from coterie.coordinator.listing import named, shared
 from coterie.coordinator.model import (
     extra_bytes,
     ideal_per_s,
     predict,
     shares_for,
-    solo_per_s,
 )
 from coterie.coordinator.parallel import pipelines, why_stages
 from coterie.coordinator.shares import equal_shares, exact_shares, step_s
@@ -25,7 +25,7 @@ from coterie.errors import JobError
 from coterie.sync import recipes
 from coterie.sync.teams import Pipeline
 from coterie.types import Layout
-from coterie.world import Decision, Link, Option, World
+from coterie.world import Decision, Option, World
 
 if TYPE_CHECKING:
     from coterie.sync.chain import Strategy
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
 LONGEST_WALK = 512  # steps: beyond what the priors of progress were read from
 SHORTEST_DILOCO = 16  # steps: below, Nesterov outside wins nothing back
 MOST_REJECTED = 12
-PROBE_BYTES = 1 << 20  # a road is judged by one MiB, as it was probed
-MOST_ONE_BY_ONE = 12  # devices: of more, those alike are left out together
-ALIKE = 0.05  # relative, of speeds and of roads
-FLAKY_WITHIN_S = 60  # a device that fails once in this time is left out as if half as fast
-
-Members = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -148,7 +142,7 @@ def _weigh(
 ) -> list[_Weighed]:
     """Every sentence on every set of members worth a look."""
     weighed = []
-    for members in _member_sets(world):
+    for members in member_sets(world):
         cohort = world.only(members)
         shares: dict[bool, Mapping[str, int]] = {}  # by whether steps differ in number or in size
         for each in strategies:
@@ -157,35 +151,6 @@ def _weigh(
                 shares[paced] = shares_for(each, cohort)
             weighed.append(_weigh_one(cohort, layout, each, shares[paced], spare_bytes))
     return weighed
-
-
-def _member_sets(world: World) -> Iterable[Members]:
-    """Everyone; without the farthest, one after the other; each of these without the slowest.
-
-    At most n(n+1)/2 sets, not 2ⁿ. A slow processor never delays a step, shares see to that: what
-    a member can cost is the meeting, by a slow road, by being one more or by failing in it. Of
-    many, those that are alike are left out together, at least an eighth of all: 36 sets at most.
-    """
-    everyone = tuple(device.name for device in world.devices)
-    many = len(everyone) > MOST_ONE_BY_ONE
-    speed = {
-        device.name: solo_per_s(device, world.batch) / (1 + FLAKY_WITHIN_S * device.failures_per_s)
-        for device in world.devices
-    }
-
-    def slowest(members: Members) -> Members:
-        if many:
-            return _worst_of_many(members, {n: 1 / speed[n] for n in members}, len(everyone))
-        return (min(members, key=speed.__getitem__),)
-
-    def farthest(members: Members) -> Members:
-        links = world.only(members).links
-        if many:
-            return _worst_of_many(members, _nearest_s(members, links), len(everyone))
-        return (max(members, key=lambda name: (_reach_s(name, links), -speed[name])),)
-
-    near_sets = _peel(world, everyone, farthest)
-    return dict.fromkeys(each for near in near_sets for each in _peel(world, near, slowest))
 
 
 def _weigh_one(
@@ -213,41 +178,6 @@ def _weigh_one(
 def _best(weighed: Sequence[_Weighed]) -> _Weighed:
     """The highest goodput; among equals the first, which is the simpler sentence."""
     return max(weighed, key=lambda each: each.option.goodput_per_s)
-
-
-def _peel(world: World, members: Members, worst: Callable[[Members], Members]) -> Iterator[Members]:
-    """Leave out the worst, one after the other, as long as the rest can hold the batch."""
-    room = {device.name: max(0, device.max_batch) for device in world.devices}
-    while members and sum(room[name] for name in members) >= world.batch:
-        yield members
-        left_out = set(worst(members))
-        members = tuple(name for name in members if name not in left_out)
-
-
-def _worst_of_many(members: Members, badness: Mapping[str, float], num_all: int) -> Members:
-    """The worst eighth of all, with whoever is as bad as the last of them."""
-    last = sorted((badness[name] for name in members), reverse=True)[: -(-num_all // 8)][-1]
-    return tuple(name for name in members if badness[name] * (1 + ALIKE) >= last)
-
-
-def _nearest_s(members: Members, links: Sequence[Link]) -> dict[str, float]:
-    """Seconds to send a probe over the best of each member's links."""
-    nearest = dict.fromkeys(members, math.inf)
-    for link in links:
-        seconds = _probe_s(link)
-        for end in (link.a, link.b):
-            nearest[end] = min(nearest[end], seconds)
-    return nearest
-
-
-def _reach_s(name: str, links: Sequence[Link]) -> float:
-    """Seconds to send a probe over each of a member's links."""
-    return sum(_probe_s(link) for link in links if name in (link.a, link.b))
-
-
-def _probe_s(link: Link) -> float:
-    passing_s = PROBE_BYTES / link.bytes_per_s if link.bytes_per_s > 0 else math.inf
-    return link.latency_s + passing_s
 
 
 def _rejected(
