@@ -23,6 +23,7 @@ from coterie.coordinator.prices import (
     codec_s,
     cohort_of,
     hidden_s,
+    mean_s,
     roads_s,
     sentence_of,
     step_s,
@@ -76,7 +77,7 @@ def weigh(sentence: Sentence, cohort: Cohort) -> Option:
     samples_per_round = cohort.world.num_train / num_rounds
     one_step_s, road_s = step_s(sentence, cohort), roads_s(sentence, cohort)
     learned_s = cohort.world.meeting_s if cohort.num_members > 1 else 0.0
-    exchange_s = fmean(road_s) + codec_s(sentence, cohort.num_members) + learned_s
+    exchange_s = mean_s(road_s) + codec_s(sentence, cohort.num_members) + learned_s
     unseen_s = hidden_s(sentence, road_s, one_step_s)
     round_s = samples_per_round / cohort.batch * one_step_s + exchange_s - unseen_s
     return Option(
@@ -99,7 +100,11 @@ def shares_for(strategy: Strategy, world: World) -> dict[str, int]:
     >>> shares_for(recipes.dylu(4), World(devices, (), 10, 100))
     {'a': 8, 'b': 2}
     """
-    paced = strategy.walk is not None and strategy.walk.paced
+    return shares_of(world, strategy.walk is not None and strategy.walk.paced)
+
+
+def shares_of(world: World, paced: bool) -> dict[str, int]:
+    """By speed, for steps of unequal batches or, paced, for unequally many steps of one batch."""
     return (paced_shares if paced else exact_shares)(world.batch, world.devices)
 
 
