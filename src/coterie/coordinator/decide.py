@@ -52,10 +52,10 @@ def decide(
     >>> decision.chosen.strategy, decision.chosen.shares
     ('chain(Reduce())', {'laptop': 105, 'phone': 23})
     """
+    _check(world)
     strategies = tuple(worth_pricing(world) if candidates is None else candidates)
     if not strategies:
         raise JobError("expected a strategy to choose from, found none; name one or use 'auto'")
-    exact_shares(world.batch, world.devices)  # refuses what no choice of members could mend
     weighed = _weigh(world, layout, strategies, spare_bytes or {})
     able = [each for each in weighed if not each.option.refused]
     if not able:
@@ -65,6 +65,11 @@ def decide(
             f"{nearest.refused}; {_mended(nearest)}"
         )
     chosen = best(able)
+    if not chosen.option.goodput_per_s > 0:
+        raise JobError(
+            f"expected devices that get somewhere, found {chosen.option.round_s:.3g} s a round for "
+            f"the best of them, {', '.join(chosen.option.shares)}; measure them again"
+        )
     lead = "As asked, " if candidates is not None and len(strategies) == 1 else ""
     return Decision(
         number=number,
@@ -74,6 +79,21 @@ def decide(
         rejected=rejected(weighed, able, chosen),
         reasons=tuple(reasons(world, able, chosen, lead)),
     )
+
+
+def _check(world: World) -> None:
+    """Refuse what no choice of members could mend."""
+    exact_shares(world.batch, world.devices)
+    if world.num_train < 1:
+        raise JobError(
+            f"expected 1 sample or more to learn from, found {world.num_train}; look at the data"
+        )
+    for device in world.devices:
+        if not (math.isfinite(device.failures_per_s) and device.failures_per_s >= 0):
+            raise JobError(
+                f"expected {device.name!r} to fail 0 times a second or more, found "
+                f"{device.failures_per_s}; count its failures again"
+            )
 
 
 def _mended(option: Option) -> str:
