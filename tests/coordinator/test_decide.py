@@ -305,7 +305,9 @@ def rooms(between: float, names: Sequence[str] = ("a1", "a2", "b1", "b2", "c1", 
 
 def test_islands_are_chosen_where_roads_between_rooms_are_slow_and_the_reasons_name_them():
     decision = choose(rooms(between=1e6))
-    assert parse(decision.chosen.strategy).team == Islands((("a1", "a2"), ("b1", "b2"), ("c1", "c2")))
+    assert parse(decision.chosen.strategy).team == Islands(
+        (("a1", "a2"), ("b1", "b2"), ("c1", "c2"))
+    )
     assert any("3 islands (a1, a2; b1, b2; c1, c2)" in reason for reason in decision.reasons)
     assert parse(choose(rooms(between=1e9)).chosen.strategy).team is None
 
