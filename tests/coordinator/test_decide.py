@@ -323,7 +323,7 @@ def test_of_many_the_best_kinds_are_chosen(kinds: list[tuple[str, int, float, fl
                 predict(cohort, SMALL, s, exact_shares(1_024, cohort.devices)).goodput_per_s
                 for s in candidates(world)
             )
-            assert found >= best * 0.999
+            assert found >= best * 0.99  # an eighth at a time
 
 
 def rooms(between: float, names: Sequence[str] = ("a1", "a2", "b1", "b2", "c1", "c2")) -> World:

@@ -64,7 +64,7 @@ def test_a_faster_device_holds_more_layers_and_may_stand_anywhere():
 @pytest.mark.parametrize(
     "asked",
     [
-        world(bytes_per_s=1e10),
+        world(bytes_per_s=1e11),
         world(sent_bytes=1e6),
         replace(world(), chain=()),
         replace(world(), chain=world().chain[:1]),
