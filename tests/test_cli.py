@@ -115,8 +115,7 @@ def test_commands_and_their_options_are_frozen() -> None:
         "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
         "plan": ["path", "--cluster", "--set", "--measure", "--json"],
         "simulate": [
-            *("path", "--cluster", "--set", "--measure", "--kill", "--failures", "--minutes"),
-            *("--runs", "--json", "--plain"),
+            *("path", "--cluster", "--set", "--kill", "--failures", "--runs", "--json"),
         ],
         "join": ["endpoint", "--key", "--name", "--root", "--threads"],
         "doctor": ["--listen", "--json"],
@@ -227,11 +226,20 @@ class TestCluster:
             return code, {"samples_lost": 0}
 
         monkeypatch.setattr(planning, "simulate", simulate)
-        words = ["--kill", "pi-2@20", "--failures", "--minutes", "3", "--runs", runs, "--json"]
+        words = [
+            "--kill",
+            "pi-2@20",
+            "--failures",
+            "--set",
+            "until.minutes=3",
+            "--runs",
+            runs,
+            "--json",
+        ]
         result = coterie("simulate", self.JOB, "--cluster", self.HOME, *words)
-        job, cluster, load, mishaps, folder, _ = given
+        job, cluster, mishaps, folder, _ = given
         assert (result.exit_code, last_json(result)) == (code, {"samples_lost": 0})
-        assert (job.until["minutes"], cluster.num_machines, load, folder) == (3.0, 7, None, runs)
+        assert (job.until["minutes"], cluster.num_machines, folder) == (3.0, 7, runs)
         assert mishaps == planning.Mishaps((("pi-2", 20.0),), failures=1.0)
         assert "a full disk" in result.stderr
 

@@ -247,7 +247,6 @@ def simulate(
     path: JobFile,
     cluster: ClusterFile,
     overrides: Overrides = None,
-    measure: Measured = False,
     kill: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME@SECONDS", help="Kill a machine then; repeatable."),
@@ -255,12 +254,8 @@ def simulate(
     failures: Annotated[
         bool, typer.Option("--failures", help="Let machines fail as often as they do.")
     ] = False,
-    minutes: Annotated[
-        float | None, typer.Option(min=0.001, help="End after so many virtual minutes.")
-    ] = None,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
-    as_lines: AsLines = False,
 ) -> None:
     """Run a job on a described cluster, with real gradients and in virtual time."""
     with _answering(as_json) as answer:
@@ -268,13 +263,11 @@ def simulate(
         from coterie.config import load_job
         from coterie.engines import planning
 
-        limit = [f"until.minutes={minutes}"] if minutes is not None else []
-        job, described = load_job(path, [*(overrides or ()), *limit]), load_cluster(cluster)
-        load = planning.measure(job) if measure else None
+        job, described = load_job(path, overrides or ()), load_cluster(cluster)
         kills = tuple(map(planning.parse_kill, kill or ()))
         mishaps = planning.Mishaps(kills, 1.0 if failures else 0.0)
-        with _showing(_screen(as_json, as_lines)) as show:
-            code, figures = planning.simulate(job, described, load, mishaps, runs, show)
+        with _showing(_screen(as_json, as_lines=False)) as show:
+            code, figures = planning.simulate(job, described, mishaps, runs, show)
         answer(figures, ())  # in words the screen has told it
         _complain(figures)
         raise typer.Exit(code)

@@ -15,7 +15,6 @@ from coterie.coordinator.replan import (
 )
 from coterie.coordinator.shares import exact_shares
 from coterie.sync import recipes
-from coterie.sync.reading import parse
 from coterie.transport import messages as say
 from coterie.types import Layout
 from coterie.world import Device, Link, World
@@ -37,7 +36,7 @@ def all_together(w, strategy):
 
 def test_a_small_gain_keeps_the_strategy_under_way():
     decision = decide(world(1e9), LAYOUT, 2, "speeds have changed")
-    now = recipes.diloco(parse(decision.chosen.strategy).every * 2)
+    now = recipes.all_reduce_fp16()
     kept = steady(decision, LAYOUT, now)
     gain = decision.chosen.goodput_per_s / all_together(decision.world, now).goodput_per_s - 1
     assert 0 < gain < KEEP_GAIN
@@ -172,3 +171,8 @@ def test_a_stop_takes_no_further_decision(play):
     p.kill("c")
     p.to_the_end()
     assert len(p.of("decision")) == 1
+
+
+def test_islands_that_a_newcomer_is_not_on_are_given_up_for_what_is_best():
+    decision = decide(world(1e6), LAYOUT, 2, "d2 came")
+    assert steady(decision, LAYOUT, recipes.tiers(8, (("d0",), ("d1",)))) == decision

@@ -60,7 +60,7 @@ def test_a_simulated_run_leaves_a_folder_that_others_read(
     home: Cluster, shown: list[Mapping[str, Any]], tmp_path: Path
 ) -> None:
     mishaps = Mishaps((("laptop-2", 0.4),))
-    code, figures = simulate(job(), home, None, mishaps, tmp_path, shown.append)
+    code, figures = simulate(job(), home, mishaps, tmp_path, shown.append)
     events = read(tmp_path / "digits" / "events.jsonl")
     assert (code, figures["kills_survived"], figures["samples_lost"]) == (0, 1, 0)
     assert events == shown
@@ -68,7 +68,7 @@ def test_a_simulated_run_leaves_a_folder_that_others_read(
     assert [decision["number"] for decision in explain(events)] == [1, 2]
     assert [event["time_s"] for event in events] == sorted(event["time_s"] for event in events)
     assert load_job(tmp_path / "digits" / "job.yaml").agents.local == home.num_machines
-    assert simulate(job("until={steps: 1}"), home, None, Mishaps(), tmp_path, shown.append)[1][
+    assert simulate(job("until={steps: 1}"), home, Mishaps(), tmp_path, shown.append)[1][
         "folder"
     ].endswith("digits-2")
 
@@ -78,7 +78,7 @@ def test_a_run_that_fails_says_why(
 ) -> None:
     alone = home.model_copy(update={"machines": home.machines[:1]})
     mishaps = Mishaps((("desktop", 0.2),))
-    code, figures = simulate(job("until={epochs: 9}"), alone, None, mishaps, tmp_path, shown.append)
+    code, figures = simulate(job("until={epochs: 9}"), alone, mishaps, tmp_path, shown.append)
     assert code == 1
     assert "all died" in figures["error"]
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_simulated_is_a_sentence_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(JobError, match=said):
-        simulate(job(*overrides), home, None, Mishaps(kill), tmp_path, lambda event: None)
+        simulate(job(*overrides), home, Mishaps(kill), tmp_path, lambda event: None)
     assert list(tmp_path.iterdir()) == []
 
 

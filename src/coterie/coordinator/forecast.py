@@ -172,24 +172,28 @@ def _failure_words(decision: Decision) -> Iterator[str]:
 
 def _change_words(change: Change) -> str:
     lead = change.what[:1].upper() + change.what[1:]
-    if change.gain is None or change.goodput_per_s is None or change.epoch_s is None:
+    if change.gain is None:
         return f"{lead}: impossible: {change.refused.rstrip('.')}."
     if abs(change.gain) < NOTABLE:
         return f"{lead}: no change."
+    return f"{lead}: {_gain_words(change)}."
+
+
+def _gain_words(change: Change) -> str:
+    """Goodput, and the time of the same progress: an epoch is not worth the same to every walk."""
+    assert change.gain is not None
+    assert change.goodput_per_s is not None
+    goodput, part = change.goodput_per_s, 1 / (1 + change.gain)
     return (
-        f"{lead}: goodput {change.goodput_per_s:,.4g} samples/s ({100 * change.gain:+.0f} %), "
-        f"{_span(change.epoch_s)} an epoch."
+        f"goodput {goodput:,.{0 if goodput >= 100 else 2}f} samples/s "
+        f"({100 * change.gain:+.0f} %), the same progress in {part:.2f} of the time"
     )
 
 
 def _road_words(told: Forecast) -> Iterator[str]:
     worst = told.bottleneck
-    if worst and worst.goodput_per_s and worst.gain and worst.epoch_s:
-        yield (
-            f"Bottleneck: {worst.what}; {FASTER:g} times as fast, goodput "
-            f"{worst.goodput_per_s:,.4g} samples/s ({100 * worst.gain:+.0f} %), "
-            f"{_span(worst.epoch_s)} an epoch."
-        )
+    if worst is not None:
+        yield f"Bottleneck: {worst.what}; {FASTER:g} times as fast, {_gain_words(worst)}."
     elif told.roads:
         yield f"Bottleneck: no link; none of them {FASTER:g} times as fast would change anything."
 

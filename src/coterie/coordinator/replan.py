@@ -15,7 +15,7 @@ from coterie.coordinator.model import equal_option, predict, shares_for
 from coterie.coordinator.noise import Advice, advise
 from coterie.coordinator.perceive import fold, has_jumped, scatter
 from coterie.coordinator.run import Run
-from coterie.errors import StrategyError
+from coterie.errors import JobError, StrategyError
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
 from coterie.types import Layout
@@ -88,7 +88,10 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     What is measured is noisy: neither the strategy under way nor a member is given up for less.
     """
     best = decision.chosen
-    same = _all_together(decision, layout, under_way)
+    try:
+        same = _all_together(decision, layout, under_way)
+    except JobError:  # who came since is on none of the islands that are under way
+        return decision
     gain = best.goodput_per_s / same.goodput_per_s - 1
     if gain >= KEEP_GAIN or same == best or len(same.shares) < parse(same.strategy).least:
         return decision

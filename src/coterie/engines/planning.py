@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,60 +88,73 @@ def measure(job: Job) -> Load:
 
 
 def simulate(
-    job: Job,
-    cluster: Cluster,
-    load: Load | None,
-    mishaps: Mishaps,
-    runs: Path,
-    show: Show,
+    job: Job, cluster: Cluster, mishaps: Mishaps, runs: Path, show: Show
 ) -> tuple[int, dict[str, Any]]:
     """Run the job on the cluster in virtual time, in a folder of its own; exit code and figures."""
-    import torch
-
     from coterie.engines.described import Described
 
     job = on_all(job, cluster)
     learner = built(job)
     _check_memory(cluster.num_machines, learner.layout.size)
-    world = cluster.world(job.batch, learner.task.num_train, learner.layout.size, load)
+    world = cluster.world(job.batch, learner.task.num_train, learner.layout.size)
     faults = _faults(mishaps.kills, cluster, world)
-    folder = free_folder(job, runs)
-    folder.mkdir(parents=True)
-    (folder / "job.yaml").write_text(dump_job(job))
-    now_s = 0.0
-
-    def note(at_s: float, event: Mapping[str, Any]) -> None:
-        nonlocal now_s
-        now_s = at_s
-        fields = {key: value for key, value in event.items() if key not in ("seq", "time_s")}
-        told = log.write(**fields)
-        if cluster.num_machines <= MOST_SHOWN or told["kind"] not in OF_EACH:
-            show(told)
-
-    with (
-        EventLog(folder / "events.jsonl", clock=lambda: now_s) as log,
-        torch.random.fork_rng(devices=[]),
-    ):
-        note(0.0, {"kind": "run", **_told(job, folder, world)})
-        run = Described(job, learner.setup, (cluster, world), faults, note)
+    many = cluster.num_machines > MOST_SHOWN
+    with closing(_Record(job, runs, show, OF_EACH if many else ())) as record, _in_turns():
+        record.note(0.0, {"kind": "run", **_told(job, record.folder, world)})
+        run = Described(job, learner.setup, (cluster, world), faults, record.note)
         if mishaps.failures:
             run.let_fail(mishaps.failures)
         outcome = run.run(limit_s=float("inf"))
-        books = audit(read(folder / "events.jsonl"))
-        figures = {
-            **outcome.summary,
-            **_achieved(outcome.events),
-            "samples_lost": books.num_lost,
-            "samples_repeated": books.num_repeated,
-            "folder": str(folder),
-        }
-        note(now_s, {"kind": "summary", **figures})
-        ended = run.coordinator.run
-        reason = ended.failure or ended.reached()
-        note(now_s, {"kind": "stopped", "reason": reason, "ok": not ended.failure})
-    if ended.failure:
-        return FAILED, {**figures, "error": ended.failure}
-    return DONE, figures
+        figures = {**outcome.summary, **_achieved(outcome.events), **record.books()}
+        failure, reached = run.coordinator.run.failure, run.coordinator.run.reached()
+        record.note(outcome.seconds, {"kind": "summary", **figures})
+        ended = {"kind": "stopped", "reason": failure or reached, "ok": not failure}
+        record.note(outcome.seconds, ended)
+    return (FAILED, {**figures, "error": failure}) if failure else (DONE, figures)
+
+
+class _Record:
+    """The folder of a simulated run: what happens is written there as it is shown."""
+
+    def __init__(self, job: Job, runs: Path, show: Show, unshown: Sequence[str]) -> None:
+        self.folder = free_folder(job, runs)
+        self._show, self._unshown, self._now_s = show, unshown, 0.0
+        self._log = EventLog(self.folder / "events.jsonl", clock=lambda: self._now_s)
+        (self.folder / "job.yaml").write_text(dump_job(job))
+
+    def note(self, now_s: float, event: Mapping[str, Any]) -> None:
+        """Write an event down, and show it."""
+        if event["kind"] == "checkpoint":
+            return  # of which nothing is kept
+        self._now_s = now_s
+        fields = {key: value for key, value in event.items() if key not in ("seq", "time_s")}
+        told = self._log.write(**fields)
+        if told["kind"] not in self._unshown:
+            self._show(told)
+
+    def books(self) -> dict[str, Any]:
+        """Whether every sample was learned once, by what was written down."""
+        found = audit(read(self.folder / "events.jsonl"))
+        counts = {"samples_lost": found.num_lost, "samples_repeated": found.num_repeated}
+        return {**counts, "folder": str(self.folder)}
+
+    def close(self) -> None:
+        """Nothing more happens."""
+        self._log.close()
+
+
+@contextmanager
+def _in_turns() -> Iterator[None]:
+    """Agents that compute one after the other, each on a little: threads would wait for another."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def on_all(job: Job, cluster: Cluster) -> Job:

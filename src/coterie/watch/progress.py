@@ -203,8 +203,7 @@ def summary_rows(summary: Event) -> list[tuple[str, str]]:
     [('result', 'accuracy 0.971, after 12.0 s'), ('failures', '1 killed and survived')]
     """
     scores = {"accuracy": number_of(summary, "accuracy"), **numbers_of(summary, "metrics")}
-    found = {name: number_of(summary, name) for name in _ENDINGS}
-    told = {name: _ENDINGS[name](value) for name, value in found.items() if value is not None}
+    told = {n: _ENDINGS[n](v) for n in _ENDINGS if (v := number_of(summary, n)) is not None}
     failures = ("kills_survived", "rejoined", "samples_lost", "samples_repeated", "pause_s")
     rows = {
         "result": [f"{k} {amount(v)}" for k, v in scores.items() if v is not None]
