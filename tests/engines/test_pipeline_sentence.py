@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from coterie.agents import layers
-from coterie.agents.learner import Setup
+from coterie.agents.learner import Learner, Setup
 from coterie.config import Job, Ref, TaskSpec
 from coterie.engines.simulated import Fault, Outcome, Simulation
 from coterie.sync.reading import parse
@@ -20,10 +20,10 @@ from coterie.tasks.supervised import Supervised
 from coterie.watch.events import audit
 from coterie.world import Device, Link, World
 
-NUM_TRAIN, BATCH, WIDTH = 320, 32, 64
+NUM_TRAIN, BATCH, WIDTH = 320, 32, 128
 INPUTS = torch.randn(NUM_TRAIN, 4, generator=torch.Generator().manual_seed(1))
 TARGETS = (INPUTS @ torch.randn(4, 3, generator=torch.Generator().manual_seed(2))).argmax(1)
-SLOW, FAST = 5e3, 1e9  # bytes a second: 35 kB of parameters take long, or no time
+SLOW, FAST = 6e3, 1e9  # bytes a second: 0.1 MB of parameters take long, or no time
 
 
 def deep() -> nn.Module:
@@ -69,7 +69,8 @@ def is_each_sample_learned_once(outcome: Outcome) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _small_models_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_models_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "scratch", lambda mine: Learner(mine.setup))
     monkeypatch.setattr(layers, "LEAST_BYTES", 0)
 
 
