@@ -49,6 +49,7 @@ def instance(seed: int) -> tuple[World, int, dict[str, int]]:
 
 def exhaustive(world: World, m: int, room: Mapping[str, int]) -> tuple[float, float, float]:
     """(least bottleneck, least sum under it, least step) over every order, number and cut."""
+    m = min(m, world.batch)
     num_samples, num_layers = -(-world.batch // m), len(world.chain)
     work = sum(layer.per_sample_s for layer in world.chain)
     links = {frozenset((k.a, k.b)): k for k in world.links}

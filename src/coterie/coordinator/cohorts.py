@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from coterie.coordinator.islands import road_s
 from coterie.coordinator.model import solo_per_s
 from coterie.world import Link, World
 
-PROBE_BYTES = 1 << 20  # a road is judged by one MiB, as it was probed
 MOST_ONE_BY_ONE = 12  # devices: of more, those alike are left out together
 ALIKE = 0.05  # relative, of speeds and of roads
 FLAKY_WITHIN_S = 60  # a device that fails once in this time is left out as if half as fast
@@ -69,7 +69,7 @@ def _nearest_s(members: Members, links: Sequence[Link]) -> dict[str, float]:
     """Seconds to send a probe over the best of each member's links."""
     nearest = dict.fromkeys(members, math.inf)
     for link in links:
-        seconds = _probe_s(link)
+        seconds = road_s(link)
         for end in (link.a, link.b):
             nearest[end] = min(nearest[end], seconds)
     return nearest
@@ -77,9 +77,4 @@ def _nearest_s(members: Members, links: Sequence[Link]) -> dict[str, float]:
 
 def _reach_s(name: str, links: Sequence[Link]) -> float:
     """Seconds to send a probe over each of a member's links."""
-    return sum(_probe_s(link) for link in links if name in (link.a, link.b))
-
-
-def _probe_s(link: Link) -> float:
-    passing_s = PROBE_BYTES / link.bytes_per_s if link.bytes_per_s > 0 else math.inf
-    return link.latency_s + passing_s
+    return sum(road_s(link) for link in links if name in (link.a, link.b))

@@ -120,6 +120,7 @@ class Coordinator:
         run.suspects.pop(name, None)
         run.event("agent", member=name, state="lost", reason=reason)
         run.num_kills += was_needed
+        run.losses[name] += was_needed
         self._go_on()
 
     def _lost_server(self, reason: str) -> None:
@@ -140,6 +141,7 @@ class Coordinator:
         run.suspects[name] = member
         run.event("agent", member=name, state="suspected", reason=reason)
         run.num_suspected += 1
+        run.losses[name] += 1
 
     def _part_with(self, name: str) -> bool:
         """Go on without a member; whether it was at work."""

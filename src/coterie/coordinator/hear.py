@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, replace
 from typing import Any
 
+from coterie.coordinator.compensate import listen
 from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
@@ -281,15 +282,18 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
         run.loss_sum += report.loss * report.num_samples
         run.num_losses += report.num_samples
         run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
-    if report.num_steps and report.compute_s > 0:
+    times_s = (report.compute_s, report.exchange_s)
+    if report.num_steps > 0 and report.compute_s > 0 and all(map(math.isfinite, times_s)):
         did = ("last_round", "num_samples", "num_steps", "compute_s", "exchange_s")
         run.event("work", member=name, **report.model_dump(include=set(did)))
         run.paces.setdefault(name, Pace()).add(
             batch=max(1, round(report.num_samples / report.num_steps)),
             step_s=report.compute_s / report.num_steps,
-            meeting_s=report.exchange_s / (report.last_round - report.first_round + 1),
+            meeting_s=max(0.0, report.exchange_s)
+            / max(1, report.last_round - report.first_round + 1),
             num_steps=report.num_steps,
         )
+    listen(run, name, report)
     if report.gap_s:
         pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())
         if run.pauses:

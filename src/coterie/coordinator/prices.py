@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from coterie.coordinator import shares as sharing
@@ -23,7 +22,7 @@ from coterie.sync.exchanges import Exchange, Pace, Reduce, slowest
 from coterie.sync.fragments import buckets, split
 from coterie.sync.pieces import Every
 from coterie.sync.room import Payload
-from coterie.sync.teams import Islands
+from coterie.sync.teams import Islands, Pipeline
 from coterie.types import Layout
 from coterie.world import Device, World
 
@@ -40,19 +39,27 @@ class Sentence:
     """A strategy for a layout, with all that its price depends on looked up once."""
 
     strategy: Strategy
+    layout: Layout
     written: str
-    kind: tuple[object, ...]  # what sets it apart whatever the length of its walk
+    kind: str  # what sets it apart whatever the length of its walk
     exchange: Exchange
     islands: Islands | None
     every: int
     overlap: int
     paced: bool
     keeps: float
+    least: int  # members that it makes sense with
     payloads: tuple[Payload, ...]  # of each fragment
     codec_s: tuple[tuple[float, float], ...]  # to pack and to open one of each
     num_buckets: int  # in which gradients are summed while they come
     whole: Payload  # every gradient, dense
     shared: Payload  # what is agreed on, dense
+
+    @property
+    def sharing(self) -> tuple[bool, bool]:
+        """Whether steps differ in number, not in size; whether all samples pass through a crew."""
+        team = self.strategy.team
+        return self.paced, isinstance(team, Pipeline) and bool(team.crew)
 
 
 @dataclass(frozen=True)
@@ -85,14 +92,16 @@ def sentence_of(strategy: Strategy, layout: Layout) -> Sentence:
     pack_ns, open_ns = strategy.pack.takes_ns() if strategy.pack else (0.0, 0.0)
     return Sentence(
         strategy=strategy,
+        layout=layout,
         written=repr(strategy),
-        kind=tuple(map(_apart, strategy.pieces)),
+        kind=str([_apart(piece) for piece in strategy.pieces]),
         exchange=strategy.exchange,
         islands=team if isinstance(team, Islands) else None,
         every=strategy.every,
         overlap=strategy.overlap,
         paced=walk is not None and walk.paced,
         keeps=strategy.keeps(),
+        least=strategy.least,
         payloads=strategy.payloads(layout),
         codec_s=tuple((1e-9 * size * pack_ns, 1e-9 * size * open_ns) for size in sizes),
         num_buckets=len(buckets(layout, BYTES_PER_VALUE)) if strategy.plain and not walk else 1,
@@ -102,7 +111,9 @@ def sentence_of(strategy: Strategy, layout: Layout) -> Sentence:
 
 
 def _apart(piece: object) -> object:
-    return (type(piece), piece.fragments, piece.overlap) if isinstance(piece, Every) else piece
+    if not isinstance(piece, Every):
+        return piece
+    return type(piece).__name__, piece.fragments, piece.overlap > 0
 
 
 def cohort_of(world: World, shares: Mapping[str, int], paced: bool = False) -> Cohort:
@@ -122,7 +133,7 @@ def cohort_of(world: World, shares: Mapping[str, int], paced: bool = False) -> C
         world=cohort,
         shares=members,
         batch=sum(members.values()),
-        step_s=(_paced_s if paced else sharing.step_s)(members, cohort.devices),
+        step_s=(_paced_s if paced else sharing.step_s)(members, world.devices),
         pace=Pace(0.0, 1.0) if alone else slowest(cohort.links, len(members)),
         failures_per_s=sum(device.failures_per_s for device in cohort.devices),
     )
@@ -130,7 +141,7 @@ def cohort_of(world: World, shares: Mapping[str, int], paced: bool = False) -> C
 
 def _paced_s(shares: Mapping[str, int], devices: Sequence[Device]) -> float:
     batch = sharing.paced_batch(sum(shares.values()), devices)
-    return max(shares[d.name] / batch * d.step_s(batch) for d in devices)
+    return max(shares.get(d.name, 0) / batch * d.step_s(batch) for d in devices)
 
 
 def step_s(sentence: Sentence, cohort: Cohort) -> float:
@@ -180,9 +191,14 @@ def codec_s(sentence: Sentence, num_members: int) -> float:
     >>> round(codec_s(sentence_of(recipes.all_reduce_fp16(), million), num_members=2), 6)
     0.0042
     """
-    return fmean(
-        sum(n * s for n, s in zip(sentence.exchange.passes(payload, num_members), two, strict=True))
-        for payload, two in zip(sentence.payloads, sentence.codec_s, strict=True)
+    return mean_s(
+        [
+            packed * packing_s + opened * opening_s
+            for payload, (packing_s, opening_s) in zip(
+                sentence.payloads, sentence.codec_s, strict=True
+            )
+            for packed, opened in (sentence.exchange.passes(payload, num_members),)
+        ]
     )
 
 
@@ -196,5 +212,14 @@ def hidden_s(sentence: Sentence, road_s: Sequence[float], one_step_s: float) -> 
     """
     if sentence.num_buckets > 1:
         last = 1 / sentence.num_buckets
-        return (1 - last) * min(fmean(road_s), BACKWARD * one_step_s)
-    return fmean(min(each, sentence.overlap * one_step_s) for each in road_s)
+        return (1 - last) * min(mean_s(road_s), BACKWARD * one_step_s)
+    return mean_s([min(each, sentence.overlap * one_step_s) for each in road_s])
+
+
+def mean_s(seconds: Sequence[float]) -> float:
+    """Of the meetings about all fragments; of one alone that itself.
+
+    >>> mean_s([1.0, 2.0])
+    1.5
+    """
+    return sum(seconds) / len(seconds)

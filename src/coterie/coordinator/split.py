@@ -98,9 +98,9 @@ def quickest_split(
     (('0', '1', '2', '3'),)
     """
     table, bounds_s = _searched(world, micro_batches, memory_bytes or {}, least_stages)
-    least_s, bound_s = table.least_s(bounds_s[-1]), bounds_s[0]
-    best = table.found(bound_s)
-    while least_s + (micro_batches - 1) * bound_s < best.step_s and bound_s < bounds_s[-1]:
+    bound_s, ends = bounds_s[0], [table.found(each) for each in (bounds_s[0], bounds_s[-1])]
+    least_s, best = ends[1].through_s, min(ends, key=lambda each: each.step_s)
+    while least_s + (best.micro_batches - 1) * bound_s < best.step_s and bound_s < bounds_s[-1]:
         bound_s = min(FINER * bound_s, bounds_s[-1])
         best = min(best, table.found(bound_s), key=lambda each: each.step_s)
     return best
@@ -111,7 +111,8 @@ def _searched(
 ) -> tuple[_Table, list[float]]:
     """The table, and all bottlenecks that a split can have, the shortest first."""
     _check(world, micro_batches, memory_bytes)
-    table = _Table(world, micro_batches, memory_bytes, least_stages)
+    num_parts = min(micro_batches, world.batch)  # a sample is not cut
+    table = _Table(world, num_parts, memory_bytes, least_stages)
     bounds_s = table.bounds_s()
     if not bounds_s or not table.within(bounds_s[-1]):
         raise JobError(_why_none(world, micro_batches, memory_bytes))
@@ -146,7 +147,17 @@ class _Table:
         masks = range(1 << len(self._devices))
         self._enough = np.array([mask.bit_count() >= least_stages for mask in masks])
         self._hand_over_s = self._hand_overs(world, num_samples)
+        num_used = range(1, len(self._devices) + 1)
+        self._stages = [self._fitting(num_stages) for num_stages in num_used]
+        self._rests = [self._sets(num_others) for num_others in range(len(self._devices))]
         self._filled: Floats = np.empty(0)
+
+    def _sets(self, num_others: int) -> list[NDArray[np.int64]]:
+        """For each device the masks of so many others."""
+        masks = np.arange(1 << len(self._devices))
+        used = (masks[:, None] >> np.arange(len(self._devices)) & 1).astype(bool)
+        alike = used.sum(axis=1) == num_others
+        return [masks[alike & ~used[:, device]] for device in range(len(self._devices))]
 
     def _hand_overs(self, world: World, num_samples: int) -> Floats:
         """Seconds of each pair's hand-over before each layer; infinite without a link."""
@@ -162,14 +173,14 @@ class _Table:
 
     def bounds_s(self) -> list[float]:
         """All that a bottleneck can be, in order: the time of a stage, or of a hand-over."""
-        stages = self._stages(1)
+        stages = self._stages[0]
         found = np.concatenate([stages[np.isfinite(stages)], self._finite_hand_overs()])
         return [float(bound_s) for bound_s in np.unique(found)]
 
     def _finite_hand_overs(self) -> Floats:
         return self._hand_over_s[np.isfinite(self._hand_over_s)]
 
-    def _stages(self, num_stages: int) -> Floats:
+    def _fitting(self, num_stages: int) -> Floats:
         """Each device's seconds for layers p..q, as the first of so many stages, if they fit."""
         num_kept = min(self._micro_batches, num_stages)
         fits = self._fixed_bytes + num_kept * self._kept_bytes <= self._room_bytes
@@ -187,15 +198,12 @@ class _Table:
     def _fill(self, bound_s: float) -> None:
         """Level by level, as many devices as are used; each as the first of those of a mask."""
         num_devices, num_layers = len(self._devices), len(self._layers)
-        masks = np.arange(1 << num_devices)
-        used = (masks[:, None] >> np.arange(num_devices) & 1).astype(bool)
         hand_over_s = _up_to(bound_s, self._hand_over_s)
-        self._filled = np.full((len(masks), num_devices, num_layers), math.inf)
-        for num_used in range(1, num_devices + 1):
-            stages = _up_to(bound_s, self._stages(num_used))
-            for device in range(num_devices):
-                rest = masks[(used.sum(axis=1) == num_used - 1) & ~used[:, device]]
-                if num_used == 1:
+        self._filled = np.full((1 << num_devices, num_devices, num_layers), math.inf)
+        for fitting, rests in zip(self._stages, self._rests, strict=True):
+            stages = _up_to(bound_s, fitting)
+            for device, rest in enumerate(rests):
+                if not rest[0]:
                     self._filled[1 << device, device] = stages[device, :, num_layers]
                     continue
                 after_s = (self._filled[rest] + hand_over_s[device]).min(axis=1)
@@ -210,7 +218,7 @@ class _Table:
         mask, device = map(int, np.unravel_index(np.argmin(first_s), first_s.shape))
         crew, starts, taken = [device], [0], []
         while mask != 1 << device:
-            mask, stages = mask ^ (1 << device), self._stages(mask.bit_count())
+            mask, stages = mask ^ (1 << device), self._stages[mask.bit_count() - 1]
             held_s = _up_to(bound_s, stages[device, starts[-1], :-1])
             hand_s = _up_to(bound_s, self._hand_over_s[device])
             after_s = held_s + hand_s + self._filled[mask]

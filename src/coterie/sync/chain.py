@@ -324,10 +324,10 @@ class Strategy:
         """Prior of the progress per sample kept against plain synchronous steps, in (0, 1].
 
         The product over pieces, with one adjustment: what a walk loses, an outer optimizer may
-        win back in part (half of it for DiLoCo's Nesterov after more than 16 steps).
+        win back in part (half of it for DiLoCo's Nesterov after more than 64 steps).
 
         >>> from coterie.sync.recipes import diloco, local_sgd
-        >>> local_sgd(32).keeps() < diloco(32).keeps() < 1
+        >>> local_sgd(128).keeps() < diloco(128).keeps() < 1
         True
         """
         walk = math.prod(piece.keeps() for piece in self.pieces if isinstance(piece, Every))

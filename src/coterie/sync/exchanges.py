@@ -6,6 +6,7 @@ Legend of shape suffixes: N values of a vector, K of those that are shared, M me
 from __future__ import annotations
 
 import abc
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -259,6 +260,11 @@ def slowest(links: Sequence[Link], num_members: int) -> Pace:
             f"({', '.join(sorted(reached)) or 'none'}); probe the links of the others first"
         )
     for link in links:
+        if not (math.isfinite(link.latency_s) and link.latency_s >= 0):
+            raise JobError(
+                f"expected a latency of 0 s or more between {link.a} and {link.b}, found "
+                f"{link.latency_s} s; probe it again or leave one of them out"
+            )
         if not link.bytes_per_s > 0:
             raise JobError(
                 f"expected a bandwidth above zero between {link.a} and {link.b}, "

@@ -116,6 +116,8 @@ class Report(Wire):
     compute_s: float
     exchange_s: float
     gap_s: float = 0.0  # between the commits before and after a new term, if one fell in between
+    # |own|², |agreed|², own·agreed of the last round, own samples, their part of all weight
+    norms: tuple[float, float, float, float, float] | None = None
     digest: int | None = None  # of what members agree on after the last round, where asked for
 
 
@@ -267,6 +269,7 @@ class Block(Wire):
     strategy: str
     batch: int | None = None  # of every member's steps, where they differ in number instead
     epoch_loss: float | None = None  # mean loss of the epoch before: what ReduceLROnPlateau reads
+    trust: dict[str, float] = {}  # what a member's samples count for, where it is not 1
     digest: bool = False  # whether to tell where all stand after the last round
 
     def rounds(self) -> Sequence[dict[str, Lease]]:

@@ -176,6 +176,9 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "checkpoint": _checkpoint_words,
     "offence": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
     "warning": lambda e: text_of(e, "text"),
+    "trust": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
+    "noise": lambda e: text_of(e, "text"),
+    "doubt": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
     "stopped": lambda e: text_of(e, "reason") + (", resumable" if e.get("resumable") else ""),
 }

@@ -58,7 +58,7 @@ class Int4(Blockwise):
 
     def keeps(self) -> float:
         """Prior: between Int8 and E3M0, whose levels suit small values better."""
-        return 0.97
+        return 0.99
 
     def _width(self) -> int:
         return 4
@@ -103,7 +103,7 @@ class E3M0(Blockwise):
 
     def keeps(self) -> float:
         """Prior: 4-bit pseudo-gradients cost no quality (Streaming DiLoCo, 2025)."""
-        return 0.98
+        return 0.985
 
     def _width(self) -> int:
         return 4
