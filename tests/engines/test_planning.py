@@ -35,16 +35,12 @@ def shown() -> list[Mapping[str, Any]]:
     return []
 
 
-def test_a_job_that_the_file_knows_is_planned_without_its_code(
-    home: Cluster, tmp_path: Path
-) -> None:
-    absent = job().model_copy(update={"root": str(tmp_path)})
-    told = plan(absent, home)
-    assert told.decision.world.num_train == 1347
-    with pytest.raises(JobError, match="digits_task"):
-        plan(
-            absent, home.model_copy(update={"task": home.task.model_copy(update={"samples": None})})
-        )
+def test_a_job_that_the_file_knows_is_planned_without_its_code(home: Cluster) -> None:
+    absent = job("task.model={call: absent_task:network}")
+    assert plan(absent, home).decision.world.num_train == 1347
+    unknown = home.task.model_copy(update={"samples": None})
+    with pytest.raises(JobError, match="absent_task"):
+        plan(absent, home.model_copy(update={"task": unknown}))
 
 
 def test_a_measured_step_takes_the_place_of_the_one_described(home: Cluster) -> None:
