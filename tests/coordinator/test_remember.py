@@ -78,9 +78,7 @@ def one_that_is_not_heard(p: Any) -> None:
         number = min(p.run.ledger.issued)
         words = dict.fromkeys(("num_samples", "num_steps"), 1)
         words |= dict.fromkeys(("loss", "compute_s", "exchange_s"), 0.1)
-        told = say.Report(
-            term=1, first_round=number, last_round=number, cohort=("a", "b"), **words
-        )
+        told = say.Report(term=1, first_round=number, last_round=number, cohort=("a", "b"), **words)
         p.say("a", told)
         for _ in range(2):
             p.answer()

@@ -14,7 +14,15 @@ from coterie.coordinator.hear import log_final
 from coterie.coordinator.replan import choose, close_decision, everyone, reconsider
 from coterie.coordinator.rounds import Wait, drained, issue, issue_apart
 from coterie.coordinator.run import Run
-from coterie.coordinator.terms import grow, keep_membership, link_up, new_term, newcomers, regroup
+from coterie.coordinator.terms import (
+    grow,
+    keep_membership,
+    link_up,
+    new_term,
+    newcomers,
+    regroup,
+    served,
+)
 from coterie.errors import JoinError, StrategyError, TrainingError
 from coterie.transport import messages as say
 
@@ -100,6 +108,7 @@ def perceive(run: Run) -> Wait:
 
 def found(run: Run) -> Wait:
     """Form the first group, of everybody: all hold the first weights, or those resumed from."""
+    yield from served(run)
     run.healthy = set(run.members)
     yield from new_term(run, sorted(run.members), at_once=False)
 
