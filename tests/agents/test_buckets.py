@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coterie.agents import buckets as module
-from coterie.agents.buckets import buckets, stream
+from coterie.agents.buckets import stream
 from coterie.errors import NotFinite
+from coterie.sync import fragments as module
+from coterie.sync.fragments import buckets
 from coterie.types import Layout
 
 INPUTS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))

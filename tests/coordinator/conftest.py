@@ -50,6 +50,7 @@ class Play:
         self.per_sample_s: dict[str, float] = {}
         self.memory_bytes: dict[str, int] = {}  # where it is not boundless
         self.bytes_per_s: dict[frozenset[str], float] = {}  # where it is not 1e9
+        self.chain: tuple[tuple[str, float, int, float, float], ...] = ()  # of the model's layers
         self.meeting_s = 0.0  # of a round, beyond the work
         self.scoring_s = 0.001
         self.saving_s = 0.0  # that a member stands still for a save
@@ -284,7 +285,7 @@ class Play:
 
     def _probed(self, name: str, probe: say.Probe) -> say.Probed:
         timings = tuple((size, self._step_s(name, size)) for size in probe.sizes)
-        return say.Probed(timings=timings, fixed_bytes=0, bytes_per_sample=1.0)
+        return say.Probed(timings=timings, fixed_bytes=0, bytes_per_sample=1.0, chain=self.chain)
 
     def _linked(self, name: str, order: say.ProbeLinks) -> say.Linked:
         peers = [peer for peer in self.terms[name].members if peer != name]

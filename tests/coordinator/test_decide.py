@@ -7,17 +7,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.coordinator.decide import MOST_REJECTED, candidates, decide
-from coterie.coordinator.model import predict
-from coterie.coordinator.shares import exact_shares
+from coterie.cluster import Cluster, Machine, Road
+from coterie.coordinator.candidates import candidates
+from coterie.coordinator.decide import decide
+from coterie.coordinator.model import predict, shares_for
+from coterie.coordinator.rivals import MOST_REFUSED, MOST_REJECTED
+from coterie.coordinator.shares import exact_shares, step_s
 from coterie.errors import JobError
 from coterie.sync import recipes
 from coterie.sync.reading import parse
+from coterie.sync.teams import Islands
 from coterie.types import Layout
 from coterie.world import Decision, Device, Link, World
 
@@ -45,22 +50,6 @@ def choose(world: World, layout: Layout = MIDDLE) -> Decision:
 
 def every(decision: Decision) -> int:
     return parse(decision.chosen.strategy).every
-
-
-def test_candidates_meet_at_least_once_in_a_data_epoch():
-    world = mesh(unequal(), 1e9)
-    assert max(s.every for s in candidates(replace(world, num_train=10**9))) == 512
-    short = candidates(replace(world, num_train=128 * 40))
-    assert sorted({s.every for s in short}) == [1, 2, 4, 8, 16, 32, 40]
-    assert len(short) == 3 + 5 + 2 + 2 + 1
-    assert {s.every for s in candidates(replace(world, num_train=100))} == {1}
-
-
-@given(st.integers(1, 300), st.integers(1, 100_000))
-def test_no_candidate_is_offered_twice_or_outlasts_a_data_epoch(batch, num_train):
-    offered = candidates(World((), (), batch, num_train))
-    assert len(set(offered)) == len(offered)
-    assert max(s.every for s in offered) <= math.ceil(num_train / batch)
 
 
 def test_a_walk_of_once_an_epoch_is_taken_where_one_of_two_meetings_is_saved():
@@ -107,7 +96,7 @@ def test_several_devices_behind_slow_roads_are_all_left_out():
     world = mesh(unequal(4), 1e9)
     for name in ("far1", "far2"):
         roads = tuple(Link(name, device.name, 0.2, 1e4) for device in world.devices)
-        world = world.with_device(Device(name, 0.005, 0.0003, 512)).with_links(roads)
+        world = world.with_device(Device(name, 0.005, 0.0008, 512)).with_links(roads)
     assert set(choose(world).chosen.shares) == {"d0", "d1", "d2", "d3"}
 
 
@@ -145,26 +134,28 @@ worlds = st.builds(
 
 
 @given(worlds)
+@settings(max_examples=40, deadline=None)
 def test_nothing_rejected_is_better_and_no_candidate_on_everyone_is(world):
     decision = choose(world)
     best = decision.chosen.goodput_per_s
-    shares = exact_shares(world.batch, world.devices)
     assert sum(decision.chosen.shares.values()) == world.batch
-    assert all(option.goodput_per_s <= best for option in decision.rejected)
-    for strategy in candidates(world):
-        assert predict(world, MIDDLE, strategy, shares).goodput_per_s <= best
+    assert all(o.goodput_per_s <= best for o in decision.rejected if not o.refused)
+    for strategy in (s for s in candidates(world) if not (s.walk and s.walk.paced)):
+        shares = shares_for(strategy, world)
+        assert predict(world, MIDDLE, strategy, shares).goodput_per_s <= best * (1 + 1e-12)
 
 
 @given(worlds)
+@settings(max_examples=40, deadline=None)
 def test_a_decision_is_the_same_for_the_same_world(world):
     assert choose(world) == choose(world)
 
 
 @given(worlds)
+@settings(max_examples=40, deadline=None)
 def test_few_sentences_in_plain_words(world):
     reasons = choose(world).reasons
-    assert len(reasons) <= 5
-    assert len(reasons) >= (3 if len(world.devices) > 1 else 2)
+    assert 2 <= len(reasons) <= 5
     assert all(reason.endswith(".") and "nan" not in reason for reason in reasons)
 
 
@@ -233,7 +224,8 @@ def test_what_does_not_fit_into_memory_is_refused_with_its_sentence():
     assert every(choose(world)) > 1
     assert every(decision) == 1
     assert not decision.chosen.refused
-    assert any(option.refused.startswith("needs 12.0 MB") for option in refused)
+    assert 1 <= len(refused) <= MOST_REFUSED
+    assert all("MB beside the model, found 8.0 MB spare on d" in o.refused for o in refused)
 
 
 def test_a_device_short_of_memory_is_left_out_rather_than_the_walk():
@@ -300,3 +292,111 @@ def test_a_sentence_that_needs_more_members_is_refused_in_words(sentence, needed
     world = mesh(unequal(3), 1e9)
     with pytest.raises(JobError, match=f"needs {needed} members, found 3; start more agents"):
         decide(world, MIDDLE, 1, "start", (parse(sentence),))
+
+
+def kinds_of_many(*kinds: tuple[str, int, float, float]) -> Cluster:
+    """Machines by (name, count, ms a sample, Mbit/s of the uplink)."""
+    machines = [
+        Machine(name=name, count=num, overhead_ms=5, per_sample_ms=ms, uplink=Road(mbit_per_s=rate))
+        for name, num, ms, rate in kinds
+    ]
+    return Cluster(machines=machines)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [("pc", 20, 0.5, 1000.0), ("pi", 20, 8.0, 1000.0), ("far", 20, 0.5, 2.0)],
+        [("pc", 3, 0.1, 1000.0), ("pi", 40, 4.0, 1000.0), ("slow", 9, 30.0, 1000.0)],
+        [("pc", 12, 1.0, 100.0), ("near", 1, 9.0, 100.0), ("far", 30, 1.0, 20.0)],
+    ],
+)
+def test_of_many_the_best_kinds_are_chosen(kinds: list[tuple[str, int, float, float]]) -> None:
+    cluster = kinds_of_many(*kinds)
+    world = cluster.world(batch=1_024, num_train=100_000, num_values=SMALL.size)
+    found = choose(world, SMALL).chosen.goodput_per_s
+    for num in range(1, len(kinds) + 1):
+        for some in combinations([kind[0] for kind in kinds], num):
+            members = tuple(d.name for d in world.devices if d.name.split("-")[0] in some)
+            cohort = replace(world.only(members), links=cluster.links_among(members))
+            best = max(
+                predict(cohort, SMALL, s, exact_shares(1_024, cohort.devices)).goodput_per_s
+                for s in candidates(world)
+            )
+            assert found >= best * 0.999
+
+
+def rooms(between: float, names: Sequence[str] = ("a1", "a2", "b1", "b2", "c1", "c2")) -> World:
+    """Alike devices in rooms named by their first letter, fast inside and slow between."""
+    links = tuple(
+        Link(a, b, 1e-4, 1e9 if a[0] == b[0] else between)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    )
+    devices = tuple(Device(name, 0.01, 0.002, 512) for name in names)
+    return World(devices, links, batch=128, num_train=128 * 40)
+
+
+def test_islands_are_chosen_where_roads_between_rooms_are_slow_and_the_reasons_name_them():
+    decision = choose(rooms(between=1e6))
+    assert parse(decision.chosen.strategy).team == Islands(
+        (("a1", "a2"), ("b1", "b2"), ("c1", "c2"))
+    )
+    assert any("3 islands (a1, a2; b1, b2; c1, c2)" in reason for reason in decision.reasons)
+    assert parse(choose(rooms(between=1e9)).chosen.strategy).team is None
+
+
+def test_what_is_hidden_is_said_and_the_numbers_add_up():
+    asked = parse("streaming-diloco(64, 4, 8)")
+    decision = decide(mesh(unequal(), 2e6), MIDDLE, 1, "start", candidates=(asked,))
+    option = decision.chosen
+    work_s = 16 * step_s(option.shares, decision.world.devices)
+    whole_s = work_s * option.samples_per_round / (16 * 128)
+    assert option.round_s == pytest.approx(whole_s + option.exchange_s - option.hidden_s)
+    assert "of it while they compute)" in decision.reasons[0]
+
+
+odd = st.sampled_from([0.0, -1.0, math.nan, math.inf, 1e-300, 1e300])
+odd_worlds = st.builds(
+    lambda devices, links, batch, num_train: World(
+        tuple(Device(f"d{i}", *device) for i, device in enumerate(devices)),
+        tuple(Link(f"d{a}", f"d{b}", *pace) for a, b, pace in links),
+        batch,
+        num_train,
+    ),
+    st.lists(
+        st.tuples(
+            st.floats(0, 1) | odd,
+            st.floats(1e-6, 1) | odd,
+            st.integers(-1, 64),
+            st.floats(0, 1) | odd,
+        ),
+        max_size=4,
+    ),
+    st.lists(
+        st.tuples(
+            st.integers(0, 4),
+            st.integers(0, 4),
+            st.tuples(st.floats(0, 1) | odd, st.floats(1, 1e9) | odd),
+        ),
+        max_size=6,
+    ),
+    st.integers(-1, 100),
+    st.integers(-1, 1000),
+)
+
+
+@given(odd_worlds, st.dictionaries(st.sampled_from(["d0", "d1"]), st.integers(-1, 10**6)))
+@settings(max_examples=150, deadline=None)
+def test_an_odd_world_is_decided_or_refused_in_a_sentence(world, spare_bytes):
+    found = ""
+    try:
+        decision = decide(world, SMALL, 1, "start", spare_bytes=spare_bytes)
+    except JobError as error:
+        found = str(error)
+    if found:
+        assert found.startswith("expected")
+        assert "found" in found
+    else:
+        assert sum(decision.chosen.shares.values()) == world.batch
+        assert decision.chosen.goodput_per_s > 0

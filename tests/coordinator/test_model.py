@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.coordinator.model import (
-    CODEC_S_PER_VALUE,
-    codec_s,
     equal_option,
     extra_bytes,
     fit_device,
@@ -128,15 +126,6 @@ def test_what_meetings_were_measured_to_cost_is_added_to_each_where_members_meet
         assert learned.round_s - plain.round_s == pytest.approx(0.25, rel=1e-12)
     alone = predict(dear, LAYOUT, recipes.all_reduce(), {"fast": 100})
     assert alone.exchange_s == 0.0
-
-
-def test_packing_is_paid_for_one_payload_and_opening_for_everybodys():
-    packed = recipes.all_reduce_int8()
-    option = predict(WORLD, LAYOUT, packed, {"fast": 80, "slow": 20})
-    passes_s = option.exchange_s - packed.price(LAYOUT, 2, WORLD.links)
-    assert passes_s == pytest.approx(3 * CODEC_S_PER_VALUE * LAYOUT.size, rel=1e-12)
-    assert codec_s(recipes.all_reduce(), LAYOUT, num_members=2) == 0.0
-    assert codec_s(packed, LAYOUT, num_members=9) > codec_s(packed, LAYOUT, num_members=2)
 
 
 def test_a_device_without_a_share_is_no_member():

@@ -57,6 +57,15 @@ def nothing(p: Any) -> None:
     pass
 
 
+def test_layers_are_known_again_from_the_last_decision(play: Any) -> None:
+    p = play(2, until=ENDLESS)
+    p.chain = (("0", 0.5, 4_000, 8.0, 16.0), ("2", 0.25, 8_000, 16.0, 4.0))
+    p.until_training()
+    assert [layer.name for layer in p.run.world.chain] == ["0", "2"]
+    assert p.run.chain[1].sent_bytes == 4.0
+    assert remembered(p).chain == p.run.chain
+
+
 def a_death(p: Any) -> None:
     p.until_true(lambda: p.run.ledger.committed > 3)
     p.kill("b")

@@ -289,6 +289,8 @@ class Cut(Simulation):
             device = run.members["c"].device
             assert device is not None
             run.members["c"].device = Device("c", 5.0, 5.0, 10**6)  # far too slow to take part
+            run.members["c"].line = None
+            run.paces.clear()
             run.reconsidered_s = -1e9
         super()._beat()
 

@@ -68,6 +68,7 @@ def test_a_member_that_is_killed_comes_back_and_no_sample_is_lost_or_repeated(
         )
     )
     desk.await_event(learns(victim, after=dead["seq"]))
+    desk.await_event(lambda event: event["kind"] == "epoch")  # else there is nothing to prove
     process.send_signal(signal.SIGINT)
     finished = desk.finish(process)
     assert finished.code == 130, finished.err

@@ -54,6 +54,7 @@ class Run:
             agents={"local": len(NAMES), "spares": 1},
             until={"minutes": 20},
             strategy="local-sgd(4)",
+            deterministic=True,  # on a busy machine too nobody is left out
             checkpoint_every_s=2.0,
         )
         self.job = job
@@ -175,12 +176,12 @@ def test_a_coordinator_and_an_agent_may_die_together(run: Run) -> None:
 def dialled(run: Run) -> Iterator[zmq.Socket[bytes]]:
     """The control channel as somebody with the run's key may use it."""
     key = JoinKey.read(run.desk.runs / "small" / "join.key")
-    endpoint = next(e["endpoint"] for e in run.desk.events() if e["kind"] == "run")
+    endpoint = [e["endpoint"] for e in run.desk.events() if e["kind"] == "run"][-1]
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.curve_serverkey = key.server_public
     dealer.curve_publickey, dealer.curve_secretkey = key.agent_public, key.agent_secret
-    dealer.linger = 1000
+    dealer.linger = 10_000
     dealer.connect(f"tcp://{endpoint}")
     try:
         yield dealer

@@ -79,17 +79,35 @@ def test_who_brings_nothing_has_no_weight_however_weights_are_made() -> None:
 
 
 def test_a_dense_vector_goes_round_a_ring_at_the_pace_of_the_slowest_link() -> None:
-    assert Reduce().price(DENSE, 3, TRIANGLE) == pytest.approx(4 * 0.2 + 4 / 3 * 9)
+    assert Reduce().price(DENSE, 3, TRIANGLE) == pytest.approx(4 * 0.2 + 4 / 3 * 10)
 
 
 def test_packets_are_gathered() -> None:
-    assert Reduce().price(PACKED, 3, TRIANGLE) == pytest.approx(2 * (0.2 + 9))
+    assert Reduce().price(PACKED, 3, TRIANGLE) == pytest.approx(2 * (0.2 + 10))
 
 
 def test_packets_that_can_be_cut_are_gathered_in_parts() -> None:
     cut = Payload(900, summable=False, divisible=True)
     assert Reduce().price(cut, 3, TRIANGLE) == Reduce().price(DENSE, 3, TRIANGLE)
     assert Reduce().price(cut, 2, TRIANGLE[:1]) == Reduce().price(PACKED, 2, TRIANGLE[:1])
+
+
+def test_a_sketch_waits_for_each_of_its_sums() -> None:
+    once, thrice = (Payload(900, summable=True, num_sums=num) for num in (1, 3))
+    more_s = Reduce().price(thrice, 3, TRIANGLE) - Reduce().price(once, 3, TRIANGLE)
+    assert more_s == pytest.approx(2 * 4 * 0.2)
+
+
+@pytest.mark.parametrize(
+    ("payload", "passes"),
+    [(PACKED, (1, 5)), (Payload(900, False, True), (1.2, 2.2)), (DENSE, (1, 1))],
+    ids=["gathered", "in parts", "summed"],
+)
+def test_all_packets_are_opened_or_of_parts_about_two(
+    payload: Payload, passes: tuple[float, float]
+) -> None:
+    assert Reduce().passes(payload, 5) == pytest.approx(passes)
+    assert Reduce().passes(payload, 1) == (0, 0)
 
 
 def test_by_the_star_road_everything_goes_up_and_down_again() -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from coterie.errors import TrainingError
-from coterie.sync.codecs import ErrorFeedback, Int8, Pack
+from coterie.sync.codecs import Codec, Fp16, Int4, Int8, Pack, Sign
 from coterie.sync.exchanges import Reduce
 from coterie.sync.meetings import (
     agreed,
-    fewer_in_parts,
+    grain_bytes,
     part_size,
     summed,
     with_weight,
@@ -26,7 +26,7 @@ from coterie.sync.room import Payload, Room
 from coterie.sync.talk import Total
 from coterie.types import Ctx, Message
 
-NAMES = ("m1", "m0", "m2")
+NAMES = ("m1", "m0", "m2", "m3", "m4")
 
 
 def room(size: int, num: int = 3, pack: Pack | None = None, me: str = "m0") -> Room:
@@ -68,14 +68,19 @@ def test_parts_are_cut_of_what_has_no_codec_by_value() -> None:
     assert part_size(room(10)) == 4
 
 
-def test_parts_are_taken_where_they_are_fewer_bytes_and_can_be() -> None:
-    large = room(3000, pack=ErrorFeedback(Int8(block=10)))
-    payload = Payload(Int8(block=10).packet_bytes(3000), summable=False, divisible=True)
-    assert fewer_in_parts(payload, large)
-    whole = Payload(payload.num_bytes, summable=False, divisible=False)
-    assert not fewer_in_parts(whole, large)
-    assert not fewer_in_parts(payload, room(3000, 2, Int8(block=10)))
-    assert not fewer_in_parts(Payload(14, summable=False, divisible=True), room(10, pack=Int8()))
+@pytest.mark.parametrize("codec", [Int8(block=10), Int8(), Int4(), Fp16(), Sign(), None], ids=repr)
+@pytest.mark.parametrize("size", [1, 10, 1024, 3000, 20_000])
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_a_price_knows_the_bytes_of_parts_that_are_really_cut(
+    codec: Codec | None, size: int, num: int
+) -> None:
+    length = part_size(room(size, num, codec))
+    really = codec.packet_bytes(length) if codec else 4 * length
+    num_bytes = codec.packet_bytes(size) if codec else 4 * size
+    payload = Payload(num_bytes, False, True, grain_bytes(codec, 4))
+    assert payload.part_bytes(num) == really
+    assert payload.in_parts(num) == (2 * really < num_bytes)
+    assert not Payload(num_bytes, summable=False, divisible=False).in_parts(num)
 
 
 def test_nobody_heard_is_a_refusal() -> None:

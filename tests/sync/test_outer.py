@@ -72,9 +72,15 @@ def test_memory_is_momentum_and_only_momentum() -> None:
 
 
 def test_only_nesterov_regains_and_only_after_a_long_walk() -> None:
-    assert Outer(0.7, 0.9, nesterov=True).regains(17) == 0.5
-    assert Outer(0.7, 0.9, nesterov=True).regains(16) == 0.0
+    assert Outer(0.7, 0.9, nesterov=True).regains(65) == 0.5
+    assert Outer(0.7, 0.9, nesterov=True).regains(64) == 0.0
     assert Outer(0.7, 0.9).regains(100) == 0.0
+
+
+def test_a_light_momentum_costs_nothing_and_wins_a_little_back_at_once() -> None:
+    light, heavy = Outer(0.7, 0.5, nesterov=True), Outer(0.7, 0.9, nesterov=True)
+    assert heavy.keeps() < light.keeps() == Outer(1.0).keeps() == 1.0
+    assert heavy.regains(16) == light.regains(17) == 0.0 < light.regains(16) < heavy.regains(65)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +190,9 @@ def test_memory_is_of_the_dtype_it_is_asked_for(outer: Piece) -> None:
 
 
 def test_delayed_nesterov_regains_as_nesterov_does() -> None:
-    assert DelayedNesterov(0.7).regains(17) == 0.5
-    assert DelayedNesterov(0.7).regains(16) == 0.0
-    assert DelayedNesterov(0.7, 0.0).regains(17) == 0.0
+    assert DelayedNesterov(0.7).regains(65) == 0.5
+    assert DelayedNesterov(0.7).regains(64) == 0.0
+    assert DelayedNesterov(0.7, 0.0).regains(65) == 0.0
 
 
 @pytest.mark.parametrize("outer", [OuterAdam, OuterYogi])

@@ -12,29 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import NotFinite
+from coterie.sync.fragments import buckets
 from coterie.types import Layout
-
-BUCKET_BYTES = 1 << 22  # small enough to begin early, large enough that calls cost little
-
-
-def buckets(layout: Layout, value_bytes: int) -> list[tuple[int, slice]]:
-    """The vector in parts, last parameters first, as their gradients come.
-
-    Each is the number of parameters that must be there before it, counted from the last, and its
-    place in the vector.
-
-    >>> buckets(Layout(("a", "b"), ((2,), (3,))), value_bytes=1 << 21)
-    [(1, slice(2, 5, None)), (2, slice(0, 2, None))]
-    """
-    parts: list[tuple[int, slice]] = []
-    places = [where for _, where in layout.slices()]
-    stop, start = layout.size, layout.size
-    for num, where in enumerate(reversed(places), start=1):
-        start = where.start
-        if (stop - start) * value_bytes >= BUCKET_BYTES or num == len(places):
-            parts.append((num, slice(start, stop)))
-            stop = start
-    return parts
 
 
 class Hands:

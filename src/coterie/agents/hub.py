@@ -22,8 +22,9 @@ from coterie.agents.state import pack_state, unpack_state
 from coterie.errors import CheckpointError, CoterieError, TrainingError
 from coterie.leases import Lease
 from coterie.sync import fragments
-from coterie.sync.chain import Strategy, fold
+from coterie.sync.chain import Strategy
 from coterie.sync.exchanges import Reduce
+from coterie.sync.pieces import fold
 from coterie.sync.reading import parse
 from coterie.sync.server import Push
 from coterie.transport.messages import (

@@ -176,15 +176,16 @@ class Performer:
 
     def _stream(self, run: Callable[[Callable[[Tensor], None]], Any]) -> Any:
         sums = self._roads.ring.totals()
-        whole = True
+        whole, began_s = True, time.perf_counter()
         try:
             value = self._compute(lambda: run(sums.add))
         finally:  # others have begun the same sums, whatever came of this member's part
+            computed_s = time.perf_counter() - began_s
             try:
                 sums.finish()
             except Torn:
                 whole = False
-        return value, whole
+        return value, whole, computed_s
 
     def _pass(self, effect: do.Pass) -> Any:
         pipeline = self._roads.pipeline(effect.team)

@@ -120,6 +120,7 @@ class Coordinator:
         run.suspects.pop(name, None)
         run.event("agent", member=name, state="lost", reason=reason)
         run.num_kills += was_needed
+        run.losses[name] += was_needed
         self._go_on()
 
     def _lost_server(self, reason: str) -> None:
@@ -138,6 +139,7 @@ class Coordinator:
         run.suspects[name] = member
         run.event("agent", member=name, state="suspected", reason=reason)
         run.num_suspected += 1
+        run.losses[name] += 1
 
     def _part_with(self, name: str) -> bool:
         """Go on without a member; whether it was at work."""
@@ -177,11 +179,10 @@ class Coordinator:
         if run.now_s > member.pulse.evict_s() or (run.stopping and is_suspicious):
             run.evicted.append(name)
             self.lost(name, silence, run.now_s)
-        elif name in run.members and self._is_dispensable(name):
-            if is_suspicious:
-                self._suspect(name, silence)
-            elif self._is_stuck(member):
-                self._suspect(name, f"no progress for {member.computing_s:.0f} s")
+        elif name in run.members and (is_suspicious or self._is_stuck(member)):
+            no_progress = f"no progress for {member.computing_s:.0f} s"
+            if self._is_dispensable(name):
+                self._suspect(name, silence if is_suspicious else no_progress)
 
     def _is_dispensable(self, name: str) -> bool:
         """Whether the run can go on without a member of the term: another holds the model."""

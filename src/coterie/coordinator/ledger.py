@@ -81,7 +81,7 @@ class Ledger:
     final: list[tuple[int, Round]] = field(default_factory=list)  # not yet logged
     finished: list[int] = field(default_factory=list)  # epochs learned whole, not yet logged
     num_epochs: int = 0  # learned whole
-    freed: bool = False  # since the books were on record, by a round that is not yet final
+    freed: bool = field(default=False, compare=False)  # since on record, by a round not yet final
 
     @property
     def idle(self) -> bool:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Generator
 from coterie.coordinator.account import progress
 from coterie.coordinator.boundary import compare, evaluate, evaluation_due, save, save_due
 from coterie.coordinator.hear import log_final
+from coterie.coordinator.perceive import links_are_doubtful
 from coterie.coordinator.replan import choose, close_decision, everyone, reconsider
 from coterie.coordinator.rounds import Wait, drained, issue, issue_apart
 from coterie.coordinator.run import Run
 from coterie.coordinator.terms import (
+    doubt_links,
     grow,
     keep_membership,
     link_up,
@@ -167,8 +169,12 @@ def was_concluded(run: Run) -> bool:
 
 def go_on(run: Run) -> Wait:
     """Give out the next block, and wait until it is the only one under way."""
+    if links_are_doubtful(run):
+        yield from doubt_links(run)
     if reconsider(run):
         yield from keep_membership(run)
+    if run.torn or run.stopping:
+        return
     if run.apart:
         yield from go_on_apart(run)
         return

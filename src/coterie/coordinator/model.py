@@ -4,7 +4,7 @@ step_s            = max over members (aᵢ + cᵢ·bᵢ)
 exchange_s        = price of the exchange + packing and opening + meeting_s as it was measured
 rounds            = ⌈num_train / (every · Σ bᵢ)⌉ in an epoch, the last one shorter
 samples_per_round = num_train / rounds
-round_s           = samples_per_round / Σ bᵢ · step_s + exchange_s − what steps overlap it
+round_s           = samples_per_round / Σ bᵢ · step_s + exchange_s − hidden_s
 survival          = exp(−Σ failures_per_sᵢ · round_s)
 goodput           = samples_per_round / round_s · efficiency · survival
 """
@@ -16,22 +16,27 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from coterie.coordinator.shares import (
-    equal_shares,
-    exact_shares,
-    paced_batch,
-    paced_shares,
+from coterie.coordinator.parallel import is_whole, pipeline_shares
+from coterie.coordinator.prices import (
+    BYTES_PER_VALUE,
+    Cohort,
+    Sentence,
+    codec_s,
+    cohort_of,
+    hidden_s,
+    mean_s,
+    roads_s,
+    sentence_of,
     step_s,
 )
+from coterie.coordinator.shares import equal_shares, exact_shares, paced_shares
 from coterie.errors import JobError
+from coterie.sync.teams import Pipeline
 from coterie.types import Layout
 from coterie.world import Device, Option, World
 
 if TYPE_CHECKING:
     from coterie.sync.chain import Strategy
-
-CODEC_S_PER_VALUE = 5e-9  # a prior: packing or opening a value on one core, until it is measured
-BYTES_PER_VALUE = 4  # vectors that travel or are averaged are float32
 
 
 def fit_device(name: str, timings: Sequence[tuple[int, float]], max_batch: int) -> Device:
@@ -64,24 +69,29 @@ def predict(world: World, layout: Layout, strategy: Strategy, shares: Mapping[st
     >>> option.round_s, option.exchange_s, option.survival
     (3.0, 0.0, 1.0)
     """
-    members = {name: share for name, share in shares.items() if share > 0}
-    cohort = world.only(tuple(members))
-    batch = sum(members.values())
-    num_rounds = math.ceil(world.num_train / (strategy.every * batch))
-    samples_per_round = world.num_train / num_rounds
-    exchange_s = _exchange_s(cohort, layout, strategy)
-    one_step_s = _step_s(members, cohort, strategy)
-    meanwhile_s = strategy.overlap * one_step_s
-    round_s = samples_per_round / batch * one_step_s + max(0.0, exchange_s - meanwhile_s)
-    failures_per_s = sum(device.failures_per_s for device in cohort.devices)
+    sentence = sentence_of(strategy, layout)
+    return weigh(sentence, cohort_of(world, shares, sentence.paced))
+
+
+def weigh(sentence: Sentence, cohort: Cohort) -> Option:
+    """What a sentence brings to members whose shares are known; the module's head says how."""
+    members = tuple(cohort.shares)
+    num_rounds = math.ceil(cohort.world.num_train / (sentence.every * cohort.batch))
+    samples_per_round = cohort.world.num_train / num_rounds
+    one_step_s, road_s = step_s(sentence, cohort), roads_s(sentence, cohort)
+    learned_s = cohort.world.meeting_s if cohort.num_members > 1 else 0.0
+    exchange_s = mean_s(road_s) + codec_s(sentence, cohort.num_members) + learned_s
+    unseen_s = hidden_s(sentence, road_s, one_step_s)
+    round_s = samples_per_round / cohort.batch * one_step_s + exchange_s - unseen_s
     return Option(
-        strategy=repr(strategy),
-        shares=members,
+        strategy=sentence.written,
+        shares=cohort.shares,
         round_s=round_s,
         exchange_s=exchange_s,
         samples_per_round=samples_per_round,
-        efficiency=strategy.keeps(),
-        survival=math.exp(-failures_per_s * round_s),
+        efficiency=1.0 if is_whole(sentence.strategy.team, members) else sentence.keeps,
+        survival=math.exp(-cohort.failures_per_s * round_s),
+        hidden_s=unseen_s,
     )
 
 
@@ -93,34 +103,10 @@ def shares_for(strategy: Strategy, world: World) -> dict[str, int]:
     >>> shares_for(recipes.dylu(4), World(devices, (), 10, 100))
     {'a': 8, 'b': 2}
     """
+    if isinstance(strategy.team, Pipeline) and strategy.team.crew:
+        return pipeline_shares(world.batch, tuple(device.name for device in world.devices))
     paced = strategy.walk is not None and strategy.walk.paced
     return (paced_shares if paced else exact_shares)(world.batch, world.devices)
-
-
-def _step_s(shares: Mapping[str, int], cohort: World, strategy: Strategy) -> float:
-    """Seconds of a step on the whole batch; of a paced walk, of as many samples on average."""
-    if strategy.walk is None or not strategy.walk.paced:
-        return step_s(shares, cohort.devices)
-    batch = paced_batch(sum(shares.values()), cohort.devices)
-    return max(shares[d.name] / batch * d.step_s(batch) for d in cohort.devices)
-
-
-def _exchange_s(cohort: World, layout: Layout, strategy: Strategy) -> float:
-    num_members = len(cohort.devices)
-    price_s = strategy.price(layout, num_members, cohort.links)
-    learned_s = cohort.meeting_s if num_members > 1 else 0.0
-    return price_s + codec_s(strategy, layout, num_members) + learned_s
-
-
-def codec_s(strategy: Strategy, layout: Layout, num_members: int) -> float:
-    """Seconds to pack one payload and to open everybody's; 0 where nothing is packed.
-
-    >>> from coterie.sync import recipes
-    >>> codec_s(recipes.all_reduce_int8(), Layout(("w",), ((1_000_000,),)), num_members=3)
-    0.02
-    """
-    num_passes = 1 + num_members if strategy.pack is not None else 0
-    return CODEC_S_PER_VALUE * strategy.narrowed(layout).size * num_passes
 
 
 def equal_option(world: World, layout: Layout, strategy: Strategy) -> Option:

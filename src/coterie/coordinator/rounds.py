@@ -46,6 +46,7 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
             strategy=repr(run.strategy),
             batch=batch,
             epoch_loss=run.epoch_loss,
+            trust={name: trust for name, trust in run.trust.items() if name in shares},
             digest=_digest_due(run),
         )
         # On record before anybody hears it: a coordinator that comes after this one knows it too.

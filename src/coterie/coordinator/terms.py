@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations
 
 from coterie.coordinator.hear import put_on_record
 from coterie.coordinator.replan import choose
 from coterie.coordinator.rounds import Wait, drained, issue_again
-from coterie.coordinator.run import Run
+from coterie.coordinator.run import UNTRIED_ROAD, Run
 from coterie.errors import TrainingError
 from coterie.transport import messages as say
 from coterie.world import Link
@@ -59,9 +61,34 @@ def link_up(run: Run) -> Wait:
             latency_s = max((link.latency_s for link in known), default=0.0)
             run.links[frozenset((a, b))] = Link(a, b, latency_s, bytes_per_s)
         return
+    yield from probe_links(run)
+
+
+def probe_links(run: Run) -> Wait:
+    """Have the members of the term probe the links among them; they stand for a while."""
+    run.doubts_links, run.probe_links_s = False, run.now_s + run.links_stand_s
     run.linked.clear()
     run.tell_term(say.ProbeLinks(term=run.term.number))
     yield lambda: run.torn or bool(run.stopping) or run.linked >= set(run.term.members)
+
+
+def doubt_links(run: Run) -> Wait:
+    """Meetings say that bytes take another time than links do: see which of them have changed.
+
+    Where that explains nothing, it is tried again after twice the time only.
+    """
+    yield from drained(run)
+    if run.torn or run.stopping:
+        return
+    text = "meetings take another time than the links explain: they are probed again"
+    run.event("doubt", text=text)
+    run.links_stand_s *= 2
+    yield from probe_links(run)
+    if not run.torn and not run.stopping:
+        run.road = replace(UNTRIED_ROAD, a=run.road.a)
+        run.paces.clear()
+        run.gauge.mark(run.gauge.arm, run.gauge.decision)
+        run.reconsidered_s = -math.inf
 
 
 def regroup(run: Run) -> Wait:

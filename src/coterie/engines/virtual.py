@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint
 from coterie.engines.strands import Agent
 from coterie.transport import messages as say
+from coterie.world import Device
 
 CONTROL_S = 0.001  # of a control message
 DETECT_S = 0.01  # until the engine's word of a death arrives
@@ -26,13 +27,30 @@ class Fault:
     One is killed, and started again later. One is stopped: it neither acts nor speaks until it
     continues. One is cut off: it computes, and what it tells and is told, and its meetings, come
     through later. One is stuck: it hears and beats, but whatever it computes does not end before it
-    gets on. Or the coordinator is killed, and one that remembers takes its place.
+    gets on. One is slowed: all that it computes takes `factor` times as long. The link between two
+    is narrowed: what goes over it takes `factor` times as long; between one and all others, where
+    no peer is named. Or the coordinator is killed, and one that remembers takes its place.
     """
 
     member: str  # of no account where the coordinator is killed
     at_s: float
     back_after_s: float | None = None
-    kind: Literal["kill", "stop", "cut", "stuck", "coordinator"] = "kill"
+    kind: Literal["kill", "stop", "cut", "stuck", "slow", "narrow", "coordinator"] = "kill"
+    factor: float = 1.0
+    peer: str = ""
+
+
+def slowed(device: Device, factor: float) -> Device:
+    """A device that takes so many times as long.
+
+    >>> slowed(Device("pi", 0.25, 0.5, 64), 2.0).step_s(2)
+    2.5
+    """
+    return replace(
+        device,
+        overhead_s=factor * device.overhead_s,
+        per_sample_s=factor * device.per_sample_s,
+    )
 
 
 class VirtualHost:
@@ -81,18 +99,19 @@ class VirtualHost:
         """Carry out what the coordinator laid out."""
         c = self.coordinator.run
         for kind, fields in c.log:
-            self._note(now_s, kind, fields)
+            self.note(now_s, kind, fields)
         for name, message in c.outbox:
             self._send(name, message)
         for point in c.checkpoints:
-            self._note(now_s, "checkpoint", {"step": point.step, "round": point.meta["round"]})
+            self.note(now_s, "checkpoint", {"step": point.step, "round": point.meta["round"]})
         self.checkpoints += c.checkpoints
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._pids.pop(name, None)
         for laid_out in (c.log, c.outbox, c.checkpoints, c.evicted):
             laid_out.clear()
 
-    def _note(self, now_s: float, kind: str, fields: Mapping[str, Any]) -> None:
+    def note(self, now_s: float, kind: str, fields: Mapping[str, Any]) -> None:
+        """Put an event on record."""
         stamp = {"seq": len(self.events), "time_s": now_s, "kind": kind}
         self.events.append({**stamp, **fields})
 
@@ -120,6 +139,8 @@ class VirtualTime(ABC):
     Agents and a coordinator speak to each other, and mishaps come between them.
     """
 
+    beat_s = BEAT_S
+
     def __init__(self, make: Callable[[Sequence[dict[str, Any]]], Coordinator]) -> None:
         self._host = VirtualHost(make, self._send)
         self._agents: dict[str, Agent] = {}
@@ -139,6 +160,10 @@ class VirtualTime(ABC):
     @abstractmethod
     def _leave(self, member: str) -> None:
         """An agent is dead: whoever it met with waits in vain."""
+
+    @abstractmethod
+    def _change(self, fault: Fault) -> None:
+        """A device is slowed, or a link narrowed."""
 
     @abstractmethod
     def _deliver(self, name: str, message: Any) -> None:
@@ -163,7 +188,7 @@ class VirtualTime(ABC):
                 since_s = self._now_s if agent.stuck_at_s is None else agent.stuck_at_s
                 self._host.hear(name, say.Beat(computing_s=self._now_s - since_s), self._now_s)
         self._host.tick(self._now_s)
-        self._after(BEAT_S, self._beat)
+        self._after(self.beat_s, self._beat)
 
     def _within(self, name: str, happen: Callable[[], None], alone: bool = False) -> None:
         """Something happens in an agent: of itself, or between it and others; at once, if it can.
@@ -202,6 +227,11 @@ class VirtualTime(ABC):
         elif fault.kind == "coordinator":
             if self._host.die() and fault.back_after_s is not None:
                 self._after(fault.back_after_s, self._replace_coordinator)
+        elif fault.kind in ("slow", "narrow"):
+            self._change(fault)
+            if fault.back_after_s is not None:
+                undone = replace(fault, factor=1 / fault.factor)
+                self._after(fault.back_after_s, lambda: self._change(undone))
         elif (agent := self._agents.get(fault.member)) is not None:
             if fault.kind == "stuck" and agent.stuck is None:
                 agent.stuck, go_on = [], self._get_on

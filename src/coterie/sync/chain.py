@@ -17,7 +17,7 @@ import coterie.sync.meetings as meetings
 from coterie.sync.codecs import Codec, ErrorFeedback, Pack, Sketch
 from coterie.sync.exchanges import Exchange
 from coterie.sync.maps import Prox
-from coterie.sync.pieces import Every, Memory, Piece
+from coterie.sync.pieces import Every, Memory, Piece, fold
 from coterie.sync.privacy import Noise
 from coterie.sync.room import Agreed, Payload, Room
 from coterie.sync.talk import Talk
@@ -117,14 +117,13 @@ class Strategy:
     @property
     def sketch(self) -> Sketch | None:
         """The pack, where members shrink their deltas in conversation."""
-        pack = self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
-        return pack if isinstance(pack, Sketch) else None
+        return self._bare if isinstance(self._bare, Sketch) else None
 
     @property
     def downlink(self) -> Codec | None:
         """What a server packs its answers with: a codec that keeps every value."""
-        pack = self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
-        return pack if isinstance(pack, Codec) and pack.divisible else None
+        codec = self._codec
+        return codec if codec is not None and codec.divisible else None
 
     @property
     def after(self) -> int:
@@ -149,6 +148,14 @@ class Strategy:
         before = self.pieces[: self._meeting]
         known = getattr(self.exchange, "weighted", True) != "score"  # weights, before the pass
         return ring and known and not before and self.exchange.agrees
+
+    @property
+    def _bare(self) -> Pack | None:
+        return self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
+
+    @property
+    def _codec(self) -> Codec | None:
+        return self._bare if isinstance(self._bare, Codec) else None
 
     @property
     def _meeting(self) -> int:
@@ -222,8 +229,7 @@ class Strategy:
 
     def open(self, payload: Tensor, like_K: Tensor, ctx: Ctx) -> Tensor:
         """The row of shape (K,) in a payload, of the dtype and on the device of `like_K`."""
-        pack = self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
-        return pack.decode(payload, like_K, ctx) if isinstance(pack, Codec) else payload
+        return self._codec.decode(payload, like_K, ctx) if self._codec else payload
 
     def land(
         self, agreed_K: Tensor, mine: Landing, memory: Memories, layout: Layout, ctx: Ctx
@@ -296,12 +302,19 @@ class Strategy:
         return DENSE_BYTES * shown.size if self.pack is None else self.pack.num_bytes(shown)
 
     def payload(self, layout: Layout) -> Payload:
-        """What one member brings to a meeting, as the exchange prices it."""
-        summable = self.exchange.linear and (self.pack is None or self.sketch is not None)
-        pack = self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack
-        cut = pack is None or (isinstance(pack, Codec) and pack.divisible)
+        """What one member brings to a meeting, of the largest fragment."""
+        return max(self.payloads(layout), key=lambda payload: payload.num_bytes)
+
+    def payloads(self, layout: Layout) -> tuple[Payload, ...]:
+        """What one member brings about each fragment, as the exchange prices it."""
+        codec, sketch = self._codec, self.sketch
+        summable = self.exchange.linear and (self.pack is None or sketch is not None)
+        cut = self.pack is None or (codec is not None and codec.divisible)
         divisible = cut and self.exchange.divides and not summable
-        return Payload(self.num_bytes(layout), summable, divisible)
+        grain = meetings.grain_bytes(codec, DENSE_BYTES) if divisible else 1
+        kind = (summable, divisible, grain, sketch.num_sums if sketch else 1)
+        parts = fragments.split(layout, self._num_parts)
+        return tuple(Payload(self._num_bytes(part), *kind) for part in parts)
 
     def price(self, layout: Layout, num_members: int, links: Sequence[Link]) -> float:
         """Predicted seconds of one meeting; JobError when a member has no link."""
@@ -311,10 +324,10 @@ class Strategy:
         """Prior of the progress per sample kept against plain synchronous steps, in (0, 1].
 
         The product over pieces, with one adjustment: what a walk loses, an outer optimizer may
-        win back in part (half of it for DiLoCo's Nesterov after more than 16 steps).
+        win back in part (half of it for DiLoCo's Nesterov after more than 64 steps).
 
         >>> from coterie.sync.recipes import diloco, local_sgd
-        >>> local_sgd(32).keeps() < diloco(32).keeps() < 1
+        >>> local_sgd(128).keeps() < diloco(128).keeps() < 1
         True
         """
         walk = math.prod(piece.keeps() for piece in self.pieces if isinstance(piece, Every))
@@ -381,14 +394,3 @@ def norm_before(pieces: Sequence[Piece]) -> float | None:
     for piece in pieces:
         norm = piece.bound(norm)
     return norm
-
-
-def fold(
-    pieces: Sequence[Piece], vector: Tensor, memory: Memories, ctx: Ctx
-) -> tuple[Tensor, Memories]:
-    """Pass a vector through the pieces, left to right, each with its own memory."""
-    kept = []
-    for piece, own in zip(pieces, memory, strict=True):
-        vector, own_next = piece.update(vector, own, ctx)
-        kept.append(own_next)
-    return vector, tuple(kept)

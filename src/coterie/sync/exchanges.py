@@ -6,14 +6,15 @@ Legend of shape suffixes: N values of a vector, K of those that are shared, M me
 from __future__ import annotations
 
 import abc
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from coterie.errors import JobError, StrategyError, TrainingError
 from coterie.sync.laws import Law, Mean
-from coterie.sync.meetings import fewer_in_parts, gathered, in_parts, summed
+from coterie.sync.meetings import gathered, grain_bytes, in_parts, summed
 from coterie.sync.pieces import Kind, Memory, Piece, is_count
 from coterie.sync.room import Agreed, Payload, Room
 from coterie.sync.talk import Talk
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 Road = Literal["ring", "star"]
 MEAN = Mean()
+RING_SHARE = 0.9  # of a probed bandwidth that a ring reaches: 0.90 on four and on three slow hosts
+
+
+class Pace(NamedTuple):
+    """How fast a road is between two members."""
+
+    latency_s: float
+    bytes_per_s: float
 
 
 class Exchange(Piece):
@@ -61,12 +70,22 @@ class Exchange(Piece):
         of it.
         """
 
-    @abc.abstractmethod
     def price(self, payload: Payload, num_members: int, links: Sequence[Link]) -> float:
         """Seconds that one meeting of `num_members` takes over `links`; alone it is free.
 
         Raises JobError when a member has no link.
         """
+        if num_members <= 1:
+            return 0.0
+        return self.price_at(payload, num_members, slowest(links, num_members))
+
+    @abc.abstractmethod
+    def price_at(self, payload: Payload, num_members: int, pace: Pace) -> float:
+        """Seconds that one meeting of two members or more takes at the pace of its road."""
+
+    def passes(self, payload: Payload, num_members: int) -> tuple[float, float]:
+        """How many vectors of the payload's length each member packs and opens in a meeting."""
+        return (1.0, 1.0) if num_members > 1 else (0.0, 0.0)
 
     def bring(self, delta_K: Tensor, anchor_K: Tensor) -> Tensor:
         """What a member lays on the table, of its delta and of where it started from."""
@@ -168,8 +187,9 @@ class Reduce(Exchange):
         """One sum, one gathering, or parts combined by their owners."""
         if room.pack is None and self.linear:
             return (yield from summed(self, mine, room))
-        payload = Payload(mine.payload.nbytes, summable=False, divisible=self._divides(room))
-        if fewer_in_parts(payload, room):
+        grain = grain_bytes(room.codec, mine.payload.itemsize)
+        divides = self._divides(room)
+        if Payload(mine.payload.nbytes, False, divides, grain).in_parts(len(room.members)):
             return (yield from in_parts(self, mine, memory, room))
         return (yield from gathered(self, mine, room))
 
@@ -177,29 +197,42 @@ class Reduce(Exchange):
         cut = room.pack is None or (room.codec is not None and room.codec.divisible)
         return self.divides and cut
 
-    def price(self, payload: Payload, num_members: int, links: Sequence[Link]) -> float:
+    def price_at(self, payload: Payload, num_members: int, pace: Pace) -> float:
         """2(n−1)·L + 2(n−1)/n·S/bw by ring or in parts; gathering costs (n−1)·(L + S/bw).
 
-        L is the largest latency, bw the smallest bandwidth: a ring goes at the pace of its
-        slowest link. By the star road, up and down again, 2·(L + S/bw).
+        L is the largest latency, bw nine tenths of the smallest bandwidth: a ring goes at the pace
+        of its slowest link. A sketch pays the latency of each of its sums. By the star road, up
+        and down again, 2·(L + S/bw), of the bandwidth that was probed.
 
-        >>> from coterie.world import Link
-        >>> link = Link("a", "b", latency_s=0.5, bytes_per_s=100.0)
-        >>> Reduce().price(Payload(400, summable=True), 2, [link])
-        5.0
-        >>> Reduce().price(Payload(100, summable=False), 2, [link])
-        1.5
+        >>> pace = Pace(latency_s=0.5, bytes_per_s=1000.0)
+        >>> Reduce().price_at(Payload(900, summable=True), 2, pace)
+        2.0
+        >>> Reduce().price_at(Payload(90, summable=False), 2, pace)
+        0.6
         """
-        if num_members <= 1:
-            return 0.0
-        latency_s, bytes_per_s = slowest(links, num_members)
-        hops = num_members - 1
-        passing_s = payload.num_bytes / bytes_per_s
+        latency_s, hops = pace.latency_s, num_members - 1
         if self.road == "star":
-            return 2 * (latency_s + passing_s)
-        if payload.summable or (payload.divisible and num_members > 2):
-            return 2 * hops * latency_s + 2 * hops / num_members * passing_s
+            return 2 * (latency_s + payload.num_bytes / pace.bytes_per_s)
+        bytes_per_s = RING_SHARE * pace.bytes_per_s
+        passing_s = payload.num_bytes / bytes_per_s
+        if payload.summable:
+            return 2 * hops * (payload.num_sums * latency_s + passing_s / num_members)
+        if payload.in_parts(num_members):
+            return 2 * hops * (latency_s + payload.part_bytes(num_members) / bytes_per_s)
         return hops * (latency_s + passing_s)
+
+    def passes(self, payload: Payload, num_members: int) -> tuple[float, float]:
+        """All that is gathered is opened; of parts, everybody's of the own one, then the outcome.
+
+        >>> packets = Payload(4_000, summable=False, divisible=True)
+        >>> Reduce().passes(packets, 2), Reduce().passes(packets, 4)
+        ((1.0, 2.0), (1.25, 2.25))
+        """
+        if num_members <= 1 or payload.summable or self.road == "star":
+            return super().passes(payload, num_members)
+        if payload.in_parts(num_members):
+            return 1 + 1 / num_members, 2 + 1 / num_members
+        return 1.0, float(num_members)
 
 
 def by_member(messages: Sequence[Message]) -> list[Message]:
@@ -218,7 +251,7 @@ def by_member(messages: Sequence[Message]) -> list[Message]:
     return sorted(messages, key=lambda message: message.member)
 
 
-def slowest(links: Sequence[Link], num_members: int) -> tuple[float, float]:
+def slowest(links: Sequence[Link], num_members: int) -> Pace:
     """The largest latency and the smallest bandwidth among links that reach all members."""
     reached = {end for link in links for end in (link.a, link.b)}
     if len(reached) < num_members:
@@ -227,9 +260,14 @@ def slowest(links: Sequence[Link], num_members: int) -> tuple[float, float]:
             f"({', '.join(sorted(reached)) or 'none'}); probe the links of the others first"
         )
     for link in links:
+        if not (math.isfinite(link.latency_s) and link.latency_s >= 0):
+            raise JobError(
+                f"expected a latency of 0 s or more between {link.a} and {link.b}, found "
+                f"{link.latency_s} s; probe it again or leave one of them out"
+            )
         if not link.bytes_per_s > 0:
             raise JobError(
                 f"expected a bandwidth above zero between {link.a} and {link.b}, "
                 f"found {link.bytes_per_s} bytes/s; probe it again or leave one of them out"
             )
-    return max(link.latency_s for link in links), min(link.bytes_per_s for link in links)
+    return Pace(max(link.latency_s for link in links), min(link.bytes_per_s for link in links))

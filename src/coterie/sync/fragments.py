@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+BUCKET_BYTES = 1 << 22  # small enough to begin early, large enough that calls cost little
+
+
 @lru_cache(maxsize=64)
 def split(layout: Layout, num: int) -> tuple[Layout, ...]:
     """The layout in `num` parts of whole parameters, about equal in size, largest ones first.
@@ -31,6 +34,26 @@ def split(layout: Layout, num: int) -> tuple[Layout, ...]:
         lightest = min(bins, key=lambda names: sum(sizes[n] for n in names))
         lightest.append(name)
     return tuple(_only(layout, frozenset(names)) for names in bins)
+
+
+def buckets(layout: Layout, value_bytes: int) -> list[tuple[int, slice]]:
+    """The vector in parts, last parameters first, as their gradients come.
+
+    Each is the number of parameters that must be there before it, counted from the last, and its
+    place in the vector.
+
+    >>> buckets(Layout(("a", "b"), ((2,), (3,))), value_bytes=1 << 21)
+    [(1, slice(2, 5, None)), (2, slice(0, 2, None))]
+    """
+    parts: list[tuple[int, slice]] = []
+    places = [where for _, where in layout.slices()]
+    stop, start = layout.size, layout.size
+    for num, where in enumerate(reversed(places), start=1):
+        start = where.start
+        if (stop - start) * value_bytes >= BUCKET_BYTES or num == len(places):
+            parts.append((num, slice(start, stop)))
+            stop = start
+    return parts
 
 
 def _only(layout: Layout, names: frozenset[str]) -> Layout:

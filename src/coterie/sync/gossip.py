@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from coterie import combine
 from coterie.errors import StrategyError
-from coterie.sync.exchanges import Exchange, by_member, slowest
+from coterie.sync.exchanges import Exchange, Pace, by_member
 from coterie.sync.meetings import with_weight, without_weight
 from coterie.sync.pieces import Memory, is_number
 from coterie.sync.room import Agreed, Payload, Room
@@ -22,8 +22,6 @@ from coterie.types import Layout, Message
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from coterie.world import Link
 
 GRAPHS = ("exponential", "ring", "complete")
 
@@ -81,12 +79,10 @@ class Neighbourly(Exchange):
         counted = {member: weights.get(member, room.weights.get(member, 0.0)) for member in circle}
         return Agreed(self.mixture(mine.payload, heard), counted, memory)
 
-    def price(self, payload: Payload, num_members: int, links: Sequence[Link]) -> float:
-        """Latency and passing of one swap for each member that is heard; alone it is free."""
-        if num_members <= 1:
-            return 0.0
-        latency_s, bytes_per_s = slowest(links, num_members)
-        return len(self.shifts(num_members, 1)) * (latency_s + payload.num_bytes / bytes_per_s)
+    def price_at(self, payload: Payload, num_members: int, pace: Pace) -> float:
+        """Latency and passing of one swap for each member that is heard."""
+        swap_s = pace.latency_s + payload.num_bytes / pace.bytes_per_s
+        return len(self.shifts(num_members, 1)) * swap_s
 
 
 @dataclass(frozen=True, repr=False)

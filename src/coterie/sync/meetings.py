@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from coterie.errors import TrainingError
-from coterie.sync.codecs import Sketch
+from coterie.sync.codecs import Codec, Sketch
 from coterie.sync.codecs.base import as_bytes, from_bytes
 from coterie.sync.pieces import Memory
-from coterie.sync.room import Agreed, Payload, Room
+from coterie.sync.room import Agreed, Room
 from coterie.sync.talk import Gather, Shuffle, Talk, Total
 from coterie.types import Message
 
@@ -156,15 +156,22 @@ def _opened(payload: Tensor, like: Tensor, weight: float, room: Room) -> Tensor:
 
 def part_size(room: Room) -> int:
     """Values in each member's part, whole blocks of them; the last may be padded."""
-    block = math.lcm(room.codec.block, 8) if room.codec else 1
+    block = _block(room.codec)
     return -(-room.like_K.numel() // (len(room.members) * block)) * block
 
 
-def fewer_in_parts(payload: Payload, room: Room) -> bool:
-    """Whether to send and to hear a part of each is less than to hear all of everybody."""
-    size = part_size(room)
-    part_bytes = room.codec.packet_bytes(size) if room.codec else size * room.like_K.itemsize
-    return payload.divisible and 2 * part_bytes < payload.num_bytes
+def grain_bytes(codec: Codec | None, value_bytes: int) -> int:
+    """What a packet may be cut at multiples of; without a codec, a vector between its values.
+
+    >>> from coterie.sync.codecs import Int8
+    >>> grain_bytes(Int8(), 4), grain_bytes(None, 4)
+    (1028, 4)
+    """
+    return codec.packet_bytes(_block(codec)) if codec else value_bytes
+
+
+def _block(codec: Codec | None) -> int:
+    return math.lcm(codec.block, 8) if codec else 1
 
 
 def _part(vector_K: Tensor, owner: int, room: Room) -> Tensor:

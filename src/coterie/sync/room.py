@@ -22,13 +22,24 @@ if TYPE_CHECKING:
 class Payload:
     """What each member brings to a meeting, as its price depends on it.
 
-    >>> Payload(num_bytes=4_000_000, summable=True).num_bytes
-    4000000
+    >>> packet = Payload(num_bytes=4_000, summable=False, divisible=True, grain_bytes=1_000)
+    >>> packet.part_bytes(3), packet.in_parts(3), packet.in_parts(2)
+    (2000, False, False)
     """
 
     num_bytes: int
     summable: bool  # a dense vector is, a packet is not
     divisible: bool = False  # whether parts of it can be packed on their own
+    grain_bytes: int = 1  # and where they may be cut: at multiples of so many
+    num_sums: int = 1  # by which a summable one is agreed on, one after the other
+
+    def part_bytes(self, num_members: int) -> int:
+        """Of the part that each member owns where it is held in parts: whole grains."""
+        return -(-self.num_bytes // (num_members * self.grain_bytes)) * self.grain_bytes
+
+    def in_parts(self, num_members: int) -> bool:
+        """Whether to send and to hear a part of each is less than to hear all of everybody."""
+        return self.divisible and 2 * self.part_bytes(num_members) < self.num_bytes
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from coterie.errors import StrategyError, TrainingError
-from coterie.sync.exchanges import Exchange, Road, by_member, slowest
+from coterie.sync.exchanges import Exchange, Pace, Road, by_member
 from coterie.sync.pieces import Memory, is_count
 from coterie.sync.room import Agreed, Payload, Room
 from coterie.sync.talk import Talk
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from coterie.types import Message
-    from coterie.world import Link
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,9 +55,6 @@ class Push(Exchange):
         yield from ()  # a talk of no asks
         raise TrainingError("expected a server to push to, found a meeting; choose another road")
 
-    def price(self, payload: Payload, num_members: int, links: Sequence[Link]) -> float:
+    def price_at(self, payload: Payload, num_members: int, pace: Pace) -> float:
         """Up and down again over the member's own road, waited for by nobody else."""
-        if num_members <= 1:
-            return 0.0
-        latency_s, bytes_per_s = slowest(links, num_members)
-        return 2 * (latency_s + payload.num_bytes / bytes_per_s)
+        return 2 * (pace.latency_s + payload.num_bytes / pace.bytes_per_s)

@@ -25,6 +25,7 @@ from coterie.watch.words import (
     number_of,
     numbers_of,
     part_of,
+    some,
     text_of,
     texts_of,
 )
@@ -202,15 +203,14 @@ def summary_rows(summary: Event) -> list[tuple[str, str]]:
     [('result', 'accuracy 0.971, after 12.0 s'), ('failures', '1 killed and survived')]
     """
     scores = {"accuracy": number_of(summary, "accuracy"), **numbers_of(summary, "metrics")}
-    found = {name: number_of(summary, name) for name in _ENDINGS}
-    told = {name: _ENDINGS[name](value) for name, value in found.items() if value is not None}
+    told = {n: _ENDINGS[n](v) for n in _ENDINGS if (v := number_of(summary, n)) is not None}
     failures = ("kills_survived", "rejoined", "samples_lost", "samples_repeated", "pause_s")
     rows = {
         "result": [f"{k} {amount(v)}" for k, v in scores.items() if v is not None]
         + [told.get("seconds", "")],
         "speed": [told.get("ideal_fraction", ""), told.get("vs_equal", "")],
         "failures": [told.get(name, "") for name in failures],
-        "shares": [f"{member} {n:g}" for member, n in numbers_of(summary, "shares").items()],
+        "shares": [some([f"{m} {n:g}" for m, n in numbers_of(summary, "shares").items()], ", ")],
         "strategy": [text_of(summary, "strategy")],
         "because": [" ".join(texts_of(summary, "reasons"))],
         "checkpoint": [text_of(summary, "checkpoint")],

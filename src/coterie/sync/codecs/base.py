@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from coterie.types import Ctx, Layout
 
+PASS_NS = 1.0  # over a value of two vectors, where a new one is written
+
 
 class Pack(Piece):
     """What stands next to the exchange: it turns a delta into fewer bytes that others can open.
@@ -36,6 +38,10 @@ class Pack(Piece):
     def num_bytes(self, layout: Layout) -> int:
         """Exact bytes that a member brings of a vector of `layout`."""
 
+    @abc.abstractmethod
+    def takes_ns(self) -> tuple[float, float]:
+        """Prior of what packing and opening a value take one core, in nanoseconds."""
+
 
 class Codec(Pack):
     """A pack without memory: encode and decode alone.
@@ -47,6 +53,8 @@ class Codec(Pack):
 
     divisible: ClassVar[bool] = True  # whether parts of a vector may be packed one by one
     block: int = 1  # and where it may be cut: at multiples of so many values, and of eight
+    pack_ns: ClassVar[float] = 2.0  # a value: the dearer of two sizes in benchmarks/codecs.md
+    open_ns: ClassVar[float] = 2.2
 
     @abc.abstractmethod
     def encode(self, delta_N: Tensor, ctx: Ctx) -> Tensor:
@@ -78,6 +86,10 @@ class Codec(Pack):
         """Bytes of the packet of the whole vector."""
         return self.packet_bytes(layout.size)
 
+    def takes_ns(self) -> tuple[float, float]:
+        """As measured on one core of a server."""
+        return self.pack_ns, self.open_ns
+
     def update(self, delta_N: Tensor, memory: Memory, ctx: Ctx) -> tuple[Tensor, Memory]:
         """The packet; nothing is remembered."""
         return self.encode(delta_N, ctx), memory
@@ -89,6 +101,8 @@ class Sketch(Pack):
     >>> Sketch.kind
     'pack'
     """
+
+    num_sums: ClassVar[int] = 2  # that a meeting takes: who is heard, and what they agree on
 
     @abc.abstractmethod
     def talk(
@@ -156,6 +170,11 @@ class ErrorFeedback(Pack):
     def num_bytes(self, layout: Layout) -> int:
         """The codec's bytes: a residual stays at home."""
         return self.codec.num_bytes(layout)
+
+    def takes_ns(self) -> tuple[float, float]:
+        """Packing is opened at once, and two more passes tell what was lost."""
+        pack_ns, open_ns = self.codec.takes_ns()
+        return pack_ns + open_ns + 2 * PASS_NS, open_ns
 
     def bound(self, norm: float | None) -> float | None:
         """Unknown: a residual can grow past any clip."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from coterie.errors import StrategyError
 from coterie.sync.codecs.base import Codec, as_bytes, check_size, from_bytes, refuse_unless
@@ -41,6 +41,9 @@ class Fp16(Codec):
     >>> Fp16().decode(Fp16().encode(delta_N, Ctx()), delta_N, Ctx())
     tensor([ 1.0000e+00, -2.5000e+00,  6.5504e+04])
     """
+
+    pack_ns: ClassVar[float] = 0.6
+    open_ns: ClassVar[float] = 1.8
 
     def encode(self, delta_N: Tensor, ctx: Ctx) -> Tensor:
         """The packet of N 16-bit floats."""
@@ -76,6 +79,9 @@ class Bf16(Codec):
     >>> Bf16().decode(Bf16().encode(delta_N, Ctx()), delta_N, Ctx())
     tensor([ 1.0000e+00, -2.5000e+00,  9.9840e-31])
     """
+
+    pack_ns: ClassVar[float] = 0.8
+    open_ns: ClassVar[float] = 1.8
 
     def encode(self, delta_N: Tensor, ctx: Ctx) -> Tensor:
         """The packet of N bfloat16 values."""
@@ -113,6 +119,8 @@ class Int8(Blockwise):
     """
 
     block: int = 1024
+    pack_ns: ClassVar[float] = 0.8
+    open_ns: ClassVar[float] = 2.2
 
     def bound(self, norm: float | None) -> float | None:
         """A value moves by at most 1/254 of its block's largest: norm · (1 + √block / 254)."""
@@ -157,6 +165,8 @@ class Stochastic(Blockwise):
 
     bits: int = 8
     block: int = 1024
+    pack_ns: ClassVar[float] = 2.3
+    open_ns: ClassVar[float] = 2.3
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or self.bits not in (4, 8, 16):

@@ -6,7 +6,7 @@ Legend of shape suffixes: N values of the delta, K blocks, B values of a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from coterie.sync.codecs.blocks import Blockwise
 
@@ -33,6 +33,8 @@ class Sign(Blockwise):
     """
 
     block: int = 1024
+    pack_ns: ClassVar[float] = 1.6
+    open_ns: ClassVar[float] = 2.1
 
     def bound(self, norm: float | None) -> float | None:
         """The norm: √B times the mean absolute value of B values is never above theirs."""
