@@ -37,7 +37,9 @@ class Served:
 
     def term(self, number: int, *members: str) -> None:
         names = members or ("a", "b")
-        self.go(say.Term(number=number, members=names, store="", names=("w",), shapes=((2,),)))
+        apart = "Push" in self.sentence
+        known = {"names": ("w",), "shapes": ((2,),), "apart": apart}
+        self.go(say.Term(number=number, members=names, store="", **known))
 
     def block(self, first: int = 1, num_rounds: int = 2, **shares: int) -> None:
         shares = shares or {"a": 2, "b": 1}
@@ -191,9 +193,11 @@ def test_it_goes_on_from_the_freshest_anchor_once_all_have_handed_in_theirs() ->
     served = Apart()
     served.hand_in("a", [1.0, 1.0], version=0)
     assert served.posted == []
-    served.hand_in("b", [5.0, 5.0], version=2, b=[2, True])
+    served.hand_in("b", [5.0, 5.0], version=2, b=[[2, True]])
     assert [(to, said["version"]) for to, said in served.posted] == [("a", 2), ("b", 2)]
     assert [said["payload"].tolist() for _, said in served.posted] == [[5.0, 5.0]] * 2
+    assert served.cohorts() == [(2, ("b",))]  # the one before it may not have been heard to say so
+    assert [type(message) for message in served.told] == [say.Report, say.Settled]
 
 
 def test_one_that_dies_before_it_hands_in_its_anchor_is_not_waited_for() -> None:
@@ -206,7 +210,7 @@ def test_one_that_dies_before_it_hands_in_its_anchor_is_not_waited_for() -> None
 def test_a_push_that_the_anchor_handed_in_holds_already_is_answered_and_not_counted_again() -> None:
     served = Apart()
     served.hand_in("a", [1.0, 1.0], version=0)
-    served.hand_in("b", [5.0, 5.0], version=2, a=[1, True])  # a itself was never told so
+    served.hand_in("b", [5.0, 5.0], version=2, a=[[1, True]])  # a itself was never told so
     served.posted.clear()
     served.push("a", 1, [1.0, 1.0])
     ((to, answer),) = served.posted
@@ -248,6 +252,20 @@ def test_what_can_be_no_anchor_is_told_and_another_is_taken(held: dict[str, Any]
     assert [offence.member for offence in served.offences] == ["b"]
     assert served.anchor == [1.0, 1.0]
     assert [to for to, _ in served.posted] == ["b", "a"]
+
+
+def test_a_coordinator_that_comes_after_another_is_told_which_pushes_count() -> None:
+    served = Apart()
+    served.hub.hello = hello = say.Hello(
+        name="hub", pid=1, cores=1.0, memory_bytes=1, device="cpu", store="here"
+    )
+    for name in "ab":
+        served.hand_in(name, [0.0, 0.0])
+    served.push("a", 1, [1.0, 1.0])
+    served.told.clear()
+    served.go(say.Who())
+    assert served.told[0] == hello
+    assert served.cohorts() == [(1, ("a",))]
 
 
 def test_nobody_brings_what_another_was_to_learn() -> None:

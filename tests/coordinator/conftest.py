@@ -70,6 +70,9 @@ class Play:
         self.events: list[dict[str, Any]] = []
         self.checkpoints: list[Any] = []
         self.script: list[Callable[[Coordinator], None]] = []  # all that the coordinator was told
+        self.named: dict[int, tuple[str, ...]] = {0: ()}  # members by term
+        self.whole = 0  # the newest term that all its members have settled in
+        self.counted: set[int] = set()  # rounds that count and are not final
         self._do(lambda c: c.start(0.0))
 
     # -- cues ---------------------------------------------------------------------------------
@@ -221,9 +224,30 @@ class Play:
                 first = isinstance(message, say.Term) and message.at_once
                 (self.orders.appendleft if first else self.orders.append)((name, message))
         self.events += [{"kind": kind, **fields} for kind, fields in run.log]
+        self._is_of_one_mind()
         self.checkpoints += run.checkpoints
         for laid_out in (run.outbox, run.log, run.checkpoints):
             laid_out.clear()
+
+    def _is_of_one_mind(self) -> None:
+        """No split brain: terms are named one by one, and only the newest can make a round count.
+
+        Once all its members have settled, what those of an earlier term do counts for nothing.
+        """
+        run = self.run
+        for number, members in [(f["number"], f["members"]) for k, f in run.log if k == "term"]:
+            assert number == len(self.named), "two terms of one number, or one left out"
+            self.named[number] = tuple(members)
+        provisional, newest = run.ledger.provisional, run.term.number
+        since = range(self.whole, newest + 1)
+        for number in provisional.keys() - self.counted:
+            owners = {m for m, lease in provisional[number].leases.items() if lease.num_samples}
+            assert any(owners <= set(self.named[term]) for term in since), (
+                "two cohorts in one round"
+            )
+        self.counted = set(provisional)
+        if run.settled.keys() >= set(run.term.members):
+            self.whole = newest
 
     def _forget(self, name: str) -> None:
         self.alive.discard(name)

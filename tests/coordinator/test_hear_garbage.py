@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -91,3 +92,20 @@ def test_whatever_an_agent_says_the_coordinator_stands(play, said):
             if p.run.done:
                 return
             p.answer()
+
+
+@pytest.mark.parametrize("where", [{"round": 10**9}, {"round": -1}, {"stands": 10**9}])
+def test_one_that_settles_where_nobody_was_sent_is_ended_and_the_books_stay_whole(play, where):
+    p = play(3, until={"epochs": 4.0}).until_training()
+    p.until_true(lambda: p.run.ledger.committed > 3)
+    p.kill("c")
+    known = {"term": p.run.term.number, "round": 4, "stands": 4, "healed": False, "seconds": 0.1}
+    p.say("a", say.Settled(**{**known, **where}))
+    (offence,) = p.of("offence")
+    assert offence["member"] == "a"
+    assert p.orders_of(say.Stop, to="a")[-1].at_once
+    assert p.run.evicted == ["a"]
+    p.kill("a")  # as the driver does for it
+    p.to_the_end()
+    assert p.run.failure == ""
+    assert p.times_learned() == {epoch: {1} for epoch in range(4)}

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from coterie.agents import hub, measure, meet, pushes, settle, walks, worker
+from coterie.agents import measure, meet, pushes, settle, walks, worker
+from coterie.agents.hub import Hub
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.member import Member
 from coterie.config import Job, Ref, TaskSpec
@@ -93,7 +94,8 @@ class Witness:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.learned: dict[tuple[str, int], tuple[int, Any]] = {}
         self.cohorts: dict[int, tuple[str, ...]] = {}  # of the last time a round was committed
-        walk, commit, accept = walks.learn, meet.commit, hub._accepted
+        self.applied: list[int] = []  # rounds whose pushes the newest server's anchor holds
+        walk, commit, apply = walks.learn, meet.commit, Hub._apply
 
         def learning(member: Member, number: int, data_epoch: int, leases: Any) -> Any:
             self.learned[member.name, number] = (data_epoch, leases[member.name].spans)
@@ -104,20 +106,21 @@ class Witness:
             self.cohorts[member.contribution.round] = member.cohort
             return (yield from commit(member, *outcome))
 
-        def accepting(term: int, number: int, cohort: tuple[str, ...]) -> Any:
-            self.cohorts[number] = cohort
-            return accept(term, number, cohort)
+        def applying(server: Hub, row_N: Tensor, number: int, *given: Any) -> None:
+            self.applied = [*self.applied[: server.version], number]
+            apply(server, row_N, number, *given)
 
         for module in (worker, pushes):
             patch.setattr(module, "learn", learning)
         for module in (meet, settle, pushes):
             patch.setattr(module, "commit", committing)
-        patch.setattr(hub, "_accepted", accepting)
+        patch.setattr(Hub, "_apply", applying)
 
     def events(self) -> list[dict[str, Any]]:
         """Committed rounds as the log would tell them."""
         events = []
-        for number, cohort in self.cohorts.items():
+        pushed = [(n, tuple(m for m, k in self.learned if k == n)) for n in self.applied]
+        for number, cohort in pushed or self.cohorts.items():
             leases = {m: self.learned[m, number] for m in cohort if (m, number) in self.learned}
             for data_epoch in {epoch for epoch, _ in leases.values()}:
                 spans = {m: spans for m, (epoch, spans) in leases.items() if epoch == data_epoch}

@@ -8,6 +8,7 @@ of them that a sentence shares.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,10 @@ from coterie.transport.messages import (
 )
 from coterie.types import Ctx, Layout, Message
 
+Verdict = tuple[int, bool]  # on a push, by its round: whether it counts
+NUM_VERDICTS = 16  # that each member is told of each, should the server and others die
+NUM_REMEMBERED = 4096  # pushes, for a coordinator that was not there to hear of them
+
 
 @dataclass
 class Hub:
@@ -51,8 +56,9 @@ class Hub:
     layout: Layout | None = None
     leases: dict[int, Mapping[str, Lease]] = field(default_factory=dict)  # by round not yet closed
     handed: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # until there is an anchor
-    answered: dict[str, tuple[int, bool]] = field(default_factory=dict)  # newest push, if it counts
+    answered: dict[str, list[Verdict]] = field(default_factory=dict)  # of each member, the newest
     num_answers: int = 0
+    told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
     brought: dict[int, dict[str, Message]] = field(default_factory=dict)  # in this term
     newest: int = 0  # round that was given out
     closed: int = 0  # the last one, in this term
@@ -74,7 +80,8 @@ class Hub:
                     yield do.Tell(Bye())
                     return said.reason
                 elif isinstance(said, Who) and self.hello is not None:
-                    yield do.Tell(self.hello)
+                    for message in (self.hello, *self.told):
+                        yield do.Tell(message)
                 elif isinstance(said, Term):
                     yield from self._join(said)
                 elif isinstance(said, Block):
@@ -90,11 +97,15 @@ class Hub:
         self.newest = max(self.newest, term.given_out)
         self.brought.clear()
         self.shadows = {name: v for name, v in self.shadows.items() if name in term.members}
-        told = Settled(term=term.number, round=self.closed, healed=False, seconds=0.0)
-        yield do.Tell(told)
+        if self.anchor_N is not None or not term.apart:
+            yield from self._settle()
         self.closed = 0  # what was closed and reached nobody is brought again
         yield from self._restore()
         yield from self._again()
+
+    def _settle(self) -> do.Life[None]:
+        told = Settled(term=self.term.number, round=self.closed, healed=False, seconds=0.0)
+        yield do.Tell(told)
 
     def _adopt(self, strategy: str) -> None:
         if self.strategy is None or repr(self.strategy) != strategy:
@@ -212,7 +223,7 @@ class Hub:
         """Go on from the freshest anchor that a member holds, once all have handed theirs in.
 
         What moved the anchor of a server before this one, and is not in it, its member still
-        holds, and brings again.
+        holds, and brings again. What is in it counts, though nobody may have heard so.
         """
         if self.anchor_N is not None or not self.handed.keys() >= set(self.term.members):
             return
@@ -225,7 +236,14 @@ class Hub:
         freshest = max(whole, key=lambda name: (whole[name]["version"], name))
         said = whole[freshest]
         self.anchor_N, self.version = said["vector"], max(0, said["version"])
-        self.answered = {name: (int(n), bool(c)) for name, (n, c) in said["answered"].items()}
+        self.answered = {
+            name: [(int(n), bool(counts)) for n, counts in verdicts]
+            for name, verdicts in said["answered"].items()
+        }
+        for name, verdicts in self.answered.items():
+            for number, counts in verdicts:
+                yield do.Tell(_accepted(self.term.number, number, (name,) if counts else ()))
+        yield from self._settle()
         for name in handed:
             yield from self._answer(name, {"round": 0, **self._whole(name)})
 
@@ -238,7 +256,7 @@ class Hub:
     def _push(self, origin: str, said: Mapping[str, Any]) -> do.Life[None]:
         number, strategy = said["round"], self._sentence()
         staleness = max(0, self.version - said["base"])
-        done, counts = self.answered.get(origin, (0, False))
+        done, counts = self.answered.get(origin, [(0, False)])[-1]
         if number < done or self.anchor_N is None:
             return  # nobody waits for it any more, or it is said again
         if number == done:  # its answer was lost
@@ -258,8 +276,10 @@ class Hub:
             self._apply(row, number, staleness, said["num_steps"])
         counts = row is not None and is_fresh
         self.leases.pop(number, None)
-        self.answered[origin] = (number, counts)
-        yield do.Tell(_accepted(self.term.number, number, (origin,) if counts else ()))
+        self.answered.setdefault(origin, []).append((number, counts))
+        del self.answered[origin][:-NUM_VERDICTS]
+        self.told.append(_accepted(self.term.number, number, (origin,) if counts else ()))
+        yield do.Tell(self.told[-1])
         yield from self._verdict(origin, number, counts, self._moved(origin, said["heard"]))
 
     def _verdict(
@@ -286,7 +306,7 @@ class Hub:
         assert self.anchor_N is not None
         self.num_answers += 1
         self.shadows[origin] = (self.num_answers, self.anchor_N.clone())
-        answered = {name: list(pair) for name, pair in self.answered.items()}
+        answered = {name: list(map(list, v)) for name, v in self.answered.items()}
         told = {"version": self.version, "answer": self.num_answers, "answered": answered}
         return {**told, "payload": self.anchor_N}
 

@@ -128,8 +128,6 @@ class Coordinator:
         run = self.run
         run.hub = None
         run.event("server", state="lost", reason=reason)
-        if run.plan is None:
-            run.fail(f"the server of the star road is gone: {reason}")
         run.torn, run.why_torn = True, "the server was lost"
 
     def _suspect(self, name: str, reason: str) -> None:

@@ -190,6 +190,10 @@ def _torn(run: Run, name: str, torn: say.TornRound) -> None:
 def _settled(run: Run, name: str, settled: say.Settled) -> None:
     if settled.term != run.term.number:
         return
+    last = run.ledger.next_round - 1
+    if name != say.HUB and not (0 <= settled.round <= last and settled.stands <= last):
+        _refuse_stand(run, name, f"expected to settle on a round up to {last}, found {settled!r}")
+        return
     run.settled[name] = settled
     if name == say.HUB:
         return
@@ -202,6 +206,13 @@ def _settled(run: Run, name: str, settled: say.Settled) -> None:
         state = "rejoined" if returned else "healed"  # one that is new, or had been left out
         how = "healed" if settled.healed else "settled"  # it had missed nothing
         run.event("agent", member=name, state=state, reason=f"{how} in {settled.seconds:.2f} s")
+
+
+def _refuse_stand(run: Run, name: str, reason: str) -> None:
+    """A member that stands where nobody was sent is not believed, and ended: the others go on."""
+    run.event("offence", member=name, reason=reason)
+    run.tell(name, say.Stop(reason=reason, at_once=True))
+    run.evicted.append(name)
 
 
 def _report(run: Run, name: str, report: say.Report) -> None:
@@ -249,7 +260,8 @@ def _back(run: Run, name: str, back: say.Back) -> None:
     member = Member(back.hello, Pulse(run.now_s), back.ready, run.beliefs.get(name))
     member.state = "measured" if member.device else "ready"
     member.round, member.solo_per_s = back.round, _solo_per_s(run, name)
-    member.holds = run.reuniting and name in run.term.members
+    # One that began anew, and was in no term yet, holds nothing of what its name held before.
+    member.holds = run.reuniting and name in run.term.members and back.term > 0
     run.members[name] = member
     run.known.add(name)
     run.event("agent", member=name, state="returned", pid=back.hello.pid)

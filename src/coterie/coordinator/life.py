@@ -23,6 +23,7 @@ from coterie.coordinator.terms import (
     new_term,
     newcomers,
     regroup,
+    served,
 )
 from coterie.errors import JoinError, StrategyError, TrainingError
 from coterie.transport import messages as say
@@ -109,6 +110,7 @@ def perceive(run: Run) -> Wait:
 
 def found(run: Run) -> Wait:
     """Form the first group, of everybody: all hold the first weights, or those resumed from."""
+    yield from served(run)
     run.healthy = set(run.members)
     yield from new_term(run, sorted(run.members), at_once=False)
 

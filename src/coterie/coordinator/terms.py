@@ -95,8 +95,7 @@ def regroup(run: Run) -> Wait:
     """Members are gone: the healthy ones settle on a round, and what the dead held is free."""
     run.pauses.append({})
     run.saving = None  # an order of a term that broke is void
-    if run.by_star and run.hub is None:
-        yield from served(run)
+    yield from served(run)
     healthy = [name for name in run.term.members if name in run.healthy]
     before = {*run.term.members, *(run.plan.shares if run.plan else ())}
     yield from new_term(run, healthy, at_once=True)
@@ -116,6 +115,8 @@ def regroup(run: Run) -> Wait:
 
 def served(run: Run) -> Wait:
     """Wait for another server in the place of one that died."""
+    if run.hub is not None or not run.by_star:
+        return
     deadline_s = run.now_s + SERVER_S
     yield lambda: run.hub is not None or run.now_s > deadline_s
     if run.hub is None:
