@@ -24,6 +24,7 @@ from coterie.coordinator.terms import (
     newcomers,
     regroup,
 )
+from coterie.coordinator.trial import rival, try_out
 from coterie.errors import JoinError, StrategyError, TrainingError
 from coterie.transport import messages as say
 
@@ -171,6 +172,8 @@ def go_on(run: Run) -> Wait:
         yield from doubt_links(run)
     if reconsider(run):
         yield from keep_membership(run)
+    if option := rival(run):
+        yield from try_out(run, option)
     if run.torn or run.stopping:
         return
     if run.apart:
