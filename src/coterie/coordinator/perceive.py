@@ -42,6 +42,8 @@ def fold(run: Run) -> None:
             if odd:  # the next report will tell
                 run.paces[name] = pace.last()
         figures = {"batch": pace.batch, "step_s": pace.step_s, "meeting_s": pace.meeting_s}
+        if standing := run.standings.get(name):  # how far it drifts from what is agreed on
+            figures |= {"cosine": standing.cosine, "stretch": standing.stretch}
         run.event("pace", member=name, **figures)
     if len(paces) > 1:
         # Whoever comes last does not wait for others: its exchange is the meeting itself.
