@@ -140,3 +140,12 @@ def test_missing_fields_are_left_out_not_errors() -> None:
 
 def test_names_from_other_machines_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in "".join(sentences(explain([decision(cause="\x1b[2Jlost")])))
+
+
+def test_trials_and_what_gradients_say_of_the_batch_are_told_with_their_decision() -> None:
+    noise = {"kind": "noise", "decision": 1, "text": "A batch of 512 would reach more."}
+    trial = {"kind": "trial", "decision": 1, "text": "chain(Reduce()) was tried"}
+    told = sentences(explain([decision(), trial, noise, decision(2)]))
+    at = told.index("Tried: chain(Reduce()) was tried.")
+    assert told[at + 1] == "Measured: A batch of 512 would reach more."
+    assert sum(line.startswith(("Tried", "Measured: A")) for line in told) == 2

@@ -67,6 +67,7 @@ REPORT = Report(
     compute_s=1 / 3,
     exchange_s=0.0,
     gap_s=2.5,
+    norms=(4.0, 1 / 3, -1e-9, 96.0, 0.75),
     digest=1 << 55,
 )
 FROM_AGENT: list[Wire] = [
@@ -97,6 +98,7 @@ BLOCK = Block(
     every=3,
     strategy="chain(Reduce())",
     epoch_loss=0.3,
+    trust={"bob": 0.25},
     digest=True,
 )
 FROM_COORDINATOR: list[Wire] = [

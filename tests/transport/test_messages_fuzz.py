@@ -23,7 +23,7 @@ HELLO = say.Hello(name="a", pid=1, cores=2.0, memory_bytes=9, device="cpu", stor
 READY = say.Ready(names=("w",), shapes=((2, 3),), num_train=9, needs_closure=False)
 REPORT = say.Report(
     term=1, first_round=1, last_round=2, cohort=("a", "b"), num_samples=3, num_steps=1, loss=0.5,
-    compute_s=0.1, exchange_s=0.1, digest=7,
+    compute_s=0.1, exchange_s=0.1, norms=(1.0, 2.0, 0.5, 8.0, 0.5), digest=7,
 )  # fmt: skip
 VALID: list[say.Wire] = [
     HELLO,
@@ -39,7 +39,7 @@ VALID: list[say.Wire] = [
     say.Term(number=1, members=("a", "b"), store="a:1", shapes=((2,),), names=("w",)),
     say.Block(
         term=1, first_round=1, data_epoch=0, spans=((0, 8),), shares={"a": 5, "b": 3}, every=1,
-        strategy="chain(Reduce())",
+        strategy="chain(Reduce())", trust={"b": 0.5},
     ),
     say.Welcome(job={"name": "x", "deep": [1, {"y": None}]}, num_files=1),
 ]  # fmt: skip

@@ -39,6 +39,8 @@ def explain(events: Iterable[Event]) -> list[dict[str, Any]]:
         elif event.get("kind") == "outcome" and event.get("decision") in latest:
             compared = {name: value for name, value in event.items() if name not in STAMP}
             latest[event["decision"]]["outcome"] = compared
+        elif event.get("kind") == "trial" and event.get("decision") in latest:
+            latest[event["decision"]]["trials"].append(event.get("text", ""))
         elif event.get("kind") == "noise" and event.get("decision") in latest:
             told = {name: value for name, value in event.items() if name not in STAMP}
             latest[event["decision"]]["noise"] = told
@@ -69,6 +71,7 @@ def _decided(event: Event) -> dict[str, Any]:
         "reasons": list(event.get("reasons") or ()),
         "outcome": None,
         "noise": None,
+        "trials": [],
     }
 
 
@@ -90,6 +93,8 @@ def _told(decision: Event) -> Iterator[str]:
     for option in decision.get("rejected") or ():
         yield _rejected_words(option)
     yield _outcome_words(decision.get("outcome"))
+    for trial in decision.get("trials") or ():
+        yield f"Tried: {str(trial).rstrip('.')}."
     if noise := decision.get("noise"):
         yield f"Measured: {str(noise.get('text', '')).rstrip('.')}."
 

@@ -25,6 +25,7 @@ from coterie.coordinator.terms import (
     regroup,
     served,
 )
+from coterie.coordinator.trial import rival, try_out
 from coterie.errors import JoinError, StrategyError, TrainingError
 from coterie.transport import messages as say
 
@@ -173,6 +174,8 @@ def go_on(run: Run) -> Wait:
         yield from doubt_links(run)
     if reconsider(run):
         yield from keep_membership(run)
+    if option := rival(run):
+        yield from try_out(run, option)
     if run.torn or run.stopping:
         return
     if run.apart:

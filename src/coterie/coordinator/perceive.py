@@ -11,7 +11,7 @@ from coterie.coordinator.gauge import Pace
 from coterie.coordinator.line import Line
 from coterie.coordinator.members import Member
 from coterie.coordinator.model import predict
-from coterie.coordinator.run import Run
+from coterie.coordinator.run import UNTRIED_ROAD, Run
 from coterie.sync.teams import Pipeline
 from coterie.world import Link, World
 
@@ -43,6 +43,8 @@ def fold(run: Run) -> None:
             if odd:  # the next report will tell
                 run.paces[name] = pace.last()
         figures = {"batch": pace.batch, "step_s": pace.step_s, "meeting_s": pace.meeting_s}
+        if standing := run.standings.get(name):  # how far it drifts from what is agreed on
+            figures |= {"cosine": standing.cosine, "stretch": standing.stretch}
         run.event("pace", member=name, **figures)
     if len(paces) > 1 and not _in_stages(run):
         # Whoever comes last does not wait for others: its exchange is the meeting itself.
@@ -120,7 +122,8 @@ def learn_road(run: Run, meeting_s: float) -> None:
     fixed_s, bytes_s = _priced(run)
     expected_s = max(LEAST_MEETING_S, fixed_s + run.road.at(bytes_s))
     jumps = is_jump(max(LEAST_MEETING_S, meeting_s), expected_s)
-    if jumps and can_probe_links(run):
+    is_known = run.road.aa != UNTRIED_ROAD.aa  # else what it is priced at was a guess
+    if jumps and is_known and can_probe_links(run):
         run.doubts_links = True  # which of them has changed, a probe tells better
         return
     noise = expected_s * (SURE_OF_A_JUMP if jumps else 1.0)

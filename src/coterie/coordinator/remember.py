@@ -64,6 +64,8 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
         case "progress":
             run.elapsed_before_s, run.loss = event["elapsed_s"], event["loss"]
             run.at_work_s = dict(event.get("at_work_s", {}))
+        case "trial":
+            run.tried_s = event["seconds"]
         case "pause":
             run.pauses.append({event["member"]: event["seconds"]})
         case "agent":

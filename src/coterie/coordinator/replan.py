@@ -44,7 +44,7 @@ def choose(run: Run, cause: str) -> None:
         decision = fixed_decision(linked(run), run.layout, (number, cause), run.asked, speeds)
     else:
         best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
-        decision = steady(best, run.layout, run.strategy)
+        decision = settled(run, steady(best, run.layout, run.strategy))
     if advice := advice_of(run):
         decision = replace(decision, reasons=(*decision.reasons, str(advice)))
     close_decision(run)
@@ -104,6 +104,27 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     return replace(
         decision, chosen=same, rejected=(best, *decision.rejected), reasons=(reason, pace)
     )
+
+
+def settled(run: Run, decision: Decision) -> Decision:
+    """The decision, unless a rival on the same members did clearly better when it was tried."""
+
+    def goodput_per_s(option: Option) -> float:
+        return option.goodput_per_s * run.bandit.factor(option.strategy, run.now_s)
+
+    chosen = decision.chosen
+    alike = [o for o in decision.rejected if o.shares.keys() == chosen.shares.keys()]
+    best = max((o for o in alike if not o.refused), key=goodput_per_s, default=chosen)
+    gain = goodput_per_s(best) / goodput_per_s(chosen) - 1
+    if gain < KEEP_GAIN:
+        return decision
+    others = (o for o in decision.rejected if o != best)
+    reason = (
+        f"{best.strategy} is expected to bring {gain:.0%} more than {chosen.strategy}, by what "
+        "was seen when they were tried."
+    )
+    reasons = (reason, *decision.reasons[1:])
+    return replace(decision, chosen=best, rejected=(chosen, *others), reasons=reasons)
 
 
 def _all_together(decision: Decision, layout: Layout, under_way: Strategy | None) -> Option:
@@ -187,11 +208,12 @@ def reconsider(run: Run) -> bool:
     assert layout is not None
     assert strategy is not None
     asked = (strategy,) if run.asked else None
-    best = choices.decide(world, layout, 0, "", asked or closures(run)).chosen
+    best = settled(run, choices.decide(world, layout, 0, "", asked or closures(run))).chosen
     now = predict(world.only(run.term.members), layout, strategy, run.plan.shares)
     same = best.strategy == now.strategy and best.shares.keys() == run.plan.shares.keys()
     wanted = max(SHARE_GAIN if same else KEEP_GAIN, scatter(run))  # less than noise is no gain
-    if best.goodput_per_s < (1 + wanted) * now.goodput_per_s:
+    known = [run.bandit.factor(option.strategy, run.now_s) for option in (best, now)]
+    if best.goodput_per_s * known[0] < (1 + wanted) * now.goodput_per_s * known[1]:
         return False
     choose(run, "measured speeds have changed")
     return True

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coterie.config import Job
+from coterie.coordinator.bandit import Bandit
 from coterie.coordinator.fixed import refuse_unsteady
 from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
@@ -124,6 +125,7 @@ class Run:
         self.strategy: Strategy | None = None
         self.decisions: list[Decision] = []
         self.reconsidered_s = 0.0
+        self.bandit, self.tried_s = Bandit(), 0.0  # what trials taught, and the time they took
         self.paces: dict[str, Pace] = {}  # by member, since it was last folded into a belief
         self.road = UNTRIED_ROAD  # what meetings cost against their price on the links as probed
         self.scores: say.Scores | None = None

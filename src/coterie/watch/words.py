@@ -177,6 +177,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "offence": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
     "warning": lambda e: text_of(e, "text"),
     "trust": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
+    "trial": lambda e: text_of(e, "text"),
     "noise": lambda e: text_of(e, "text"),
     "doubt": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
