@@ -22,7 +22,8 @@ from coterie.watch.events import follow, read
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: tests run beside one another
 settings.register_profile("coterie", deadline=None, derandomize=True)
-settings.load_profile("coterie")
+settings.register_profile("thousands", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "coterie"))
 
 DEADLINE_S = 60.0  # bounds a test that hangs; none waits for it otherwise
 SOURCES = Path(__file__).parents[1] / "src"

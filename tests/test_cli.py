@@ -21,7 +21,9 @@ from typer.testing import CliRunner
 from coterie import demo, doctor, errors, machine
 from coterie.agents import join
 from coterie.cli import app
+from coterie.cluster import Load
 from coterie.config import Job
+from coterie.engines import planning
 from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.watch import progress
 
@@ -111,6 +113,11 @@ def test_commands_and_their_options_are_frozen() -> None:
     assert shown == {
         "demo": ["--runs", "--json", "--plain"],
         "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
+        "plan": ["path", "--cluster", "--set", "--measure", "--json"],
+        "simulate": [
+            *("path", "--cluster", "--set", "--measure", "--kill", "--failures", "--minutes"),
+            *("--runs", "--json", "--plain"),
+        ],
         "join": ["endpoint", "--key", "--name", "--root", "--threads"],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
@@ -173,6 +180,60 @@ class TestRefusals:
     def test_a_fault_of_ours_is_not_hidden(self, launch: FakeLaunch, path: Path) -> None:
         launch.error = ZeroDivisionError("ours")
         assert coterie("train", path).exception is launch.error
+
+
+class TestCluster:
+    """A job on machines that need not be here."""
+
+    JOB = EXAMPLES / "01_digits" / "job.yaml"
+    HOME = EXAMPLES / "03_cluster" / "cluster.yaml"
+
+    def test_plan_tells_what_would_be_done_and_what_else_would_bring(self) -> None:
+        result = coterie("plan", self.JOB, "--cluster", self.HOME)
+        assert result.exit_code == 0
+        for words in ("Chosen: ", "Until minutes: 2.0 min.", "One more laptop: ", "Bottleneck: "):
+            assert words in result.stdout
+
+    def test_plan_answers_in_json(self) -> None:
+        told = last_json(coterie("plan", self.JOB, "--cluster", self.HOME, "--json"))
+        assert told.keys() == {
+            *("decision", "epoch_s", "until_s", "machines", "roads", "bottleneck"),
+        }
+        assert told["until_s"] == {"accuracy": None, "minutes": 120.0}
+
+    def test_plan_measures_only_when_it_is_asked_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(planning, "measure", lambda job: Load(0.5, 0.25))
+        told = last_json(coterie("plan", self.JOB, "--cluster", self.HOME, "--measure", "--json"))
+        believed = {d["name"]: d for d in told["decision"]["world"]["devices"]}
+        assert believed["laptop-1"]["overhead_s"] == 0.5
+
+    @pytest.mark.parametrize("command", ["plan", "simulate"])
+    def test_a_cluster_that_cannot_be_is_refused(self, command: str, tmp_path: Path) -> None:
+        path = tmp_path / "cluster.yaml"
+        path.write_text("machines: [{name: pc, speeed: 1}]")
+        result = coterie(command, self.JOB, "--cluster", path)
+        assert result.exit_code == 2
+        assert "found 'speeed'; did you mean 'speed'?" in result.stderr
+
+    @pytest.mark.parametrize("code", [0, 1])
+    def test_simulate_hands_on_what_befalls_the_machines(
+        self, code: int, runs: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[Any] = []
+
+        def simulate(*arguments: Any) -> tuple[int, dict[str, Any]]:
+            given.extend(arguments)
+            arguments[-1](WARNING)
+            return code, {"samples_lost": 0}
+
+        monkeypatch.setattr(planning, "simulate", simulate)
+        words = ["--kill", "pi-2@20", "--failures", "--minutes", "3", "--runs", runs, "--json"]
+        result = coterie("simulate", self.JOB, "--cluster", self.HOME, *words)
+        job, cluster, load, mishaps, folder, _ = given
+        assert (result.exit_code, last_json(result)) == (code, {"samples_lost": 0})
+        assert (job.until["minutes"], cluster.num_machines, load, folder) == (3.0, 7, None, runs)
+        assert mishaps == planning.Mishaps((("pi-2", 20.0),), failures=1.0)
+        assert "a full disk" in result.stderr
 
 
 class TestScreen:
@@ -422,7 +483,8 @@ class TestAudit:
 class TestExamples:
     def test_are_short(self) -> None:
         files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
-        assert {"job.yaml", "digits_task.py", "02_python.py"} <= {p.name for p in files}
+        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml"}
+        assert names <= {p.name for p in files}
         assert [p.name for p in files if p.read_text().count("\n") > 100] == []
 
     def test_the_job_s_task_is_real(self, launch: FakeLaunch) -> None:

@@ -39,6 +39,16 @@ RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where r
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 AsLines = Annotated[bool, typer.Option("--plain", help="Tell the run line by line.")]
 
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+ClusterFile = Annotated[Path, typer.Option(metavar="FILE", help="The described cluster.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Lay a.b=value over the job; repeatable."),
+]
+Measured = Annotated[
+    bool, typer.Option("--measure", help="Time the job's step here: that of a speed of 1.")
+]
+
 # Tracebacks stay Python's own: they show faults of ours, and no values of the user's.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -76,11 +86,8 @@ def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = F
 
 @app.command()
 def train(
-    path: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Lay a.b=value over the job; repeatable."),
-    ] = None,
+    path: JobFile,
+    overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest run of this job.")
     ] = False,
@@ -214,6 +221,65 @@ def audit(
         raise typer.Exit(0 if books.is_exact else 1)
 
 
+@app.command()
+def plan(
+    path: JobFile,
+    cluster: ClusterFile,
+    overrides: Overrides = None,
+    measure: Measured = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what would be done on a described cluster, how long it takes, what else would bring."""
+    with _answering(as_json) as answer:
+        from coterie.cluster import load_cluster
+        from coterie.config import load_job
+        from coterie.coordinator.forecast import sentences
+        from coterie.engines import planning
+
+        job, described = load_job(path, overrides or ()), load_cluster(cluster)
+        load = planning.measure(job) if measure else None
+        told = planning.plan(job, described, load)
+        answer(told.as_dict(), list(sentences(told)))
+
+
+@app.command()
+def simulate(
+    path: JobFile,
+    cluster: ClusterFile,
+    overrides: Overrides = None,
+    measure: Measured = False,
+    kill: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME@SECONDS", help="Kill a machine then; repeatable."),
+    ] = None,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="Let machines fail as often as they do.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.001, help="End after so many virtual minutes.")
+    ] = None,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+    as_lines: AsLines = False,
+) -> None:
+    """Run a job on a described cluster, with real gradients and in virtual time."""
+    with _answering(as_json) as answer:
+        from coterie.cluster import load_cluster
+        from coterie.config import load_job
+        from coterie.engines import planning
+
+        limit = [f"until.minutes={minutes}"] if minutes is not None else []
+        job, described = load_job(path, [*(overrides or ()), *limit]), load_cluster(cluster)
+        load = planning.measure(job) if measure else None
+        kills = tuple(map(planning.parse_kill, kill or ()))
+        mishaps = planning.Mishaps(kills, 1.0 if failures else 0.0)
+        with _showing(_screen(as_json, as_lines)) as show:
+            code, figures = planning.simulate(job, described, load, mishaps, runs, show)
+        answer(figures, ())  # in words the screen has told it
+        _complain(figures)
+        raise typer.Exit(code)
+
+
 def _learn(
     job: Job, runs: Path, origin: Path | None, open_screen: Callable[[], Screen], answer: Answer
 ) -> None:
@@ -222,9 +288,13 @@ def _learn(
     with _showing(open_screen) as show:
         result = launch(job, runs=runs, resume=origin, show=show)
     answer(result.summary, ())  # in words the screen has told it
-    if "error" in result.summary:
-        print(f"coterie: {result.summary['error']}", file=sys.stderr)
+    _complain(result.summary)
     raise typer.Exit(result.exit_code)
+
+
+def _complain(figures: Mapping[str, Any]) -> None:
+    if "error" in figures:
+        print(f"coterie: {figures['error']}", file=sys.stderr)
 
 
 def _screen(as_json: bool, as_lines: bool) -> Callable[[], Screen]:

@@ -6,19 +6,18 @@ code imports it. Nothing here loads torch.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
-from pydantic_core import ErrorDetails
 
 from coterie.errors import JobError
-from coterie.yamls import read_yaml, write_yaml
+from coterie.refusals import refusal, shown
+from coterie.yamls import read_file, read_yaml, write_yaml
 
 BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
 TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
@@ -27,8 +26,6 @@ Whole = Annotated[int, Field(strict=True, ge=0)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 _CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
-_MAPPING = "a mapping"
-_PLAINER = {"model_type": _MAPPING, "dict_type": _MAPPING, "invalid-json-value": "plain values"}
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -59,7 +56,7 @@ class Ref(_Words):
             return {"call": found}
         if isinstance(found, Mapping | Ref):
             return found
-        raise JobError(f"expected 'module:function' or {{call, with}}, found {_shown(found)}")
+        raise JobError(f"expected 'module:function' or {{call, with}}, found {shown(found)}")
 
     @check("call")
     @classmethod
@@ -276,13 +273,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     {'epochs': 5.0}
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"expected a job file at {path}, found: {error}; check the path") from None
-    data = read_yaml(text, str(path))
-    if not isinstance(data, dict):
-        raise JobError(f"{path}: expected a mapping of the job's keys, found {_shown(data)}")
+    data = read_file(path, "job")
     for override in overrides:
         data = _overlaid(data, override)
     data["root"] = str((path.parent / str(data.get("root") or ".")).resolve())
@@ -299,7 +290,8 @@ def parse_job(data: Mapping[str, Any], source: str = "job") -> Job:
     try:
         return Job.model_validate(data)
     except ValidationError as error:
-        raise JobError(f"{source}: {_sentence(error, data)}") from None
+        said = refusal(error, data, Job, "the job", "mend it or use --set")
+        raise JobError(f"{source}: {said}") from None
 
 
 def dump_job(job: Job) -> str:
@@ -324,72 +316,8 @@ def _overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
         if not isinstance(inner, dict):
             raise JobError(
                 f"--set {override}: expected a mapping at {'.'.join(keys[:num])}, "
-                f"found {_shown(inner)}; set that key whole"
+                f"found {shown(inner)}; set that key whole"
             )
         here[key] = here = dict(inner)
     here[keys[-1]] = read_yaml(value, f"--set {override}")
     return changed
-
-
-def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
-    # A mistyped key is also a missing one; the mistyping is what the user can mend.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    path = _key_path(first, data)
-    where = ".".join(map(str, path))
-    match first["type"]:
-        case "extra_forbidden":
-            return _unknown_key(path)
-        case "missing":
-            return f"expected the key {where}, found none; add it"
-        case "value_error":
-            text = str(first["ctx"]["error"])
-            return f"{where}: {text}" if where else text
-    alike = [p for p in problems if _key_path(p, data) == path]
-    wanted = " or ".join(dict.fromkeys(map(_wanted, alike)))
-    return f"{where}: expected {wanted}, found {_shown(first['input'])}; mend it or use --set"
-
-
-def _key_path(problem: ErrorDetails, data: object) -> tuple[int | str, ...]:
-    # Beyond the user's own keys pydantic's location names members of unions: cut there.
-    path: list[int | str] = []
-    for key in problem["loc"]:
-        try:
-            data = data[key]  # type: ignore[index]
-        except (KeyError, IndexError, TypeError):
-            break
-        path.append(key)
-    return (*path, problem["loc"][-1]) if problem["type"] == "missing" else tuple(path)
-
-
-def _unknown_key(path: Sequence[int | str]) -> str:
-    *parents, found = map(str, path)
-    words: type[BaseModel] = Job
-    for key in parents:
-        words = _words_at(words, key)
-    known = [str(field.validation_alias or name) for name, field in words.model_fields.items()]
-    near = difflib.get_close_matches(found, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"possible are {', '.join(known)}"
-    if issubclass(words, Ref):
-        hint += " (arguments of the call stand under 'with')"
-    return f"expected a key of {'.'.join(parents) or 'the job'}, found {found!r}; {hint}"
-
-
-def _words_at(words: type[BaseModel], key: str) -> type[BaseModel]:
-    field = words.model_fields.get(key)
-    pending = [field.annotation] if field else []  # a metric's own name is no field: stay
-    while pending:
-        kind = pending.pop()
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-        pending.extend(get_args(kind))
-    return words
-
-
-def _wanted(problem: ErrorDetails) -> str:
-    return _PLAINER.get(problem["type"], re.sub(r"^\w+ should be ", "", problem["msg"]))
-
-
-def _shown(found: object) -> str:
-    text = "nothing" if found is None else repr(found)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from coterie.errors import CheckpointError
@@ -96,12 +97,12 @@ class Lease:
     spans: tuple[Span, ...]
     batch: int
 
-    @property
+    @cached_property
     def num_samples(self) -> int:
         """Positions in this lease."""
         return count(self.spans)
 
-    @property
+    @cached_property
     def num_steps(self) -> int:
         """Optimizer steps that this lease takes."""
         return -(-self.num_samples // self.batch) if self.num_samples else 0

@@ -26,6 +26,7 @@ class Device:
     per_sample_s: float  # c: what each sample adds
     max_batch: int  # most samples its memory holds at once
     failures_per_s: float = DEFAULT_FAILURES_PER_S
+    memory_bytes: int | None = None  # that learning may take, where it is known
 
     def step_s(self, batch: int) -> float:
         """Seconds of one optimizer step on `batch` samples; no samples, no time."""
@@ -51,6 +52,17 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """One of the modules that a model runs one after another, and may be cut before."""
+
+    name: str
+    per_sample_s: float  # forward and backward, on whichever device it was measured
+    num_bytes: int  # of its parameters
+    kept_bytes: float  # that a sample keeps in memory until its backward pass
+    sent_bytes: float  # that a sample hands on to the next layer
+
+
+@dataclass(frozen=True)
 class World:
     """All that is believed when a decision is taken; a decision is arithmetic on it."""
 
@@ -59,6 +71,7 @@ class World:
     batch: int  # samples of one optimizer step, over all members
     num_train: int  # samples in one data epoch
     meeting_s: float = 0.0  # what a meeting was measured to cost beyond the price of its exchange
+    chain: tuple[Layer, ...] = ()  # of the model, where it is one and was measured
 
     def device(self, name: str) -> Device:
         """The device called `name`."""
@@ -81,6 +94,8 @@ class World:
     def only(self, members: tuple[str, ...]) -> World:
         """This world reduced to `members` and the links among them."""
         kept = frozenset(members)
+        if kept.issuperset(device.name for device in self.devices):
+            return self  # with a thousand devices this is asked often
         return replace(
             self,
             devices=tuple(d for d in self.devices if d.name in kept),

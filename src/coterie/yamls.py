@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from coterie.errors import JobError
+from coterie.refusals import shown
 
 
 def read_yaml(text: str, source: str) -> Any:
@@ -21,6 +23,20 @@ def read_yaml(text: str, source: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
     except yaml.YAMLError as error:
         raise JobError(f"{source}: expected YAML, found: {' '.join(str(error).split())}") from None
+
+
+def read_file(path: Path, what: str) -> dict[str, Any]:
+    """The keys of a file that describes `what`; JobError where there is none, or no mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(
+            f"expected a {what} file at {path}, found: {error}; check the path"
+        ) from None
+    data = read_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise JobError(f"{path}: expected a mapping of the {what}'s keys, found {shown(data)}")
+    return data
 
 
 def write_yaml(values: Any) -> str:

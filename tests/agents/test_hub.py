@@ -10,7 +10,9 @@ import torch
 from coterie.agents import effects as do
 from coterie.agents.hub import Hub
 from coterie.agents.state import pack_state, unpack_state
+from coterie.sync.reading import parse
 from coterie.transport import messages as say
+from coterie.types import Ctx
 
 STAR = "chain(Reduce(road='star'))"
 
@@ -147,3 +149,121 @@ def test_where_nobody_can_be_counted_all_are_told_why() -> None:
     for name in "ab":
         served.bring(name, 1, [0.0, 0.0], weight=0.0)
     assert all("found none" in outcome["refused"] for _, outcome in served.posted)
+
+
+# Pushes that nobody waits for
+
+
+PUSHED = "chain(Every(1), Push(max_staleness=2), Outer(1.0))"
+
+
+class Apart(Served):
+    """A server that members push to one by one."""
+
+    def __init__(self, sentence: str = PUSHED) -> None:
+        super().__init__(sentence)
+        self.block(1, 1, a=1)
+        self.block(2, 1, b=1)
+
+    def hand_in(self, name: str, values: Any, version: int = -1, **answered: Any) -> None:
+        held = {"version": version, "vector": torch.tensor(values), "answered": answered}
+        self.go((name, pack_state({"kind": "pull", "term": 1, "round": 0, **held})))
+
+    def push(self, name: str, number: int, values: Any, base: int = 0, heard: int = 0) -> None:
+        packet = {"kind": "push", "term": 1, "round": number, "base": base, "heard": heard}
+        packet |= {"weight": 1.0, "num_steps": 1, "payload": self.packed(values)}
+        self.go((name, pack_state(packet)))
+
+    def packed(self, values: Any) -> Any:
+        codec, values = parse(self.sentence).downlink, torch.tensor(values)
+        return codec.encode(values, Ctx(round=1)) if codec else values
+
+    @property
+    def anchor(self) -> list[float]:
+        assert self.hub.anchor_N is not None
+        return self.hub.anchor_N.tolist()
+
+    def cohorts(self) -> list[Any]:
+        return [(m.last_round, m.cohort) for m in self.told if isinstance(m, say.Report)]
+
+
+def test_it_goes_on_from_the_freshest_anchor_once_all_have_handed_in_theirs() -> None:
+    served = Apart()
+    served.hand_in("a", [1.0, 1.0], version=0)
+    assert served.posted == []
+    served.hand_in("b", [5.0, 5.0], version=2, b=[2, True])
+    assert [(to, said["version"]) for to, said in served.posted] == [("a", 2), ("b", 2)]
+    assert [said["payload"].tolist() for _, said in served.posted] == [[5.0, 5.0]] * 2
+
+
+def test_one_that_dies_before_it_hands_in_its_anchor_is_not_waited_for() -> None:
+    served = Apart()
+    served.hand_in("a", [1.0, 1.0], version=1)
+    served.term(2, "a")
+    assert [to for to, _ in served.posted] == ["a"]
+
+
+def test_a_push_that_the_anchor_handed_in_holds_already_is_answered_and_not_counted_again() -> None:
+    served = Apart()
+    served.hand_in("a", [1.0, 1.0], version=0)
+    served.hand_in("b", [5.0, 5.0], version=2, a=[1, True])  # a itself was never told so
+    served.posted.clear()
+    served.push("a", 1, [1.0, 1.0])
+    ((to, answer),) = served.posted
+    assert (to, answer["round"], answer["accepted"]) == ("a", 1, True)
+    assert served.anchor == [5.0, 5.0]
+    served.push("b", 2, [1.0, 1.0])
+    assert served.anchor == [4.0, 4.0]
+
+
+def test_a_push_that_is_said_again_counts_once_and_is_answered_as_before() -> None:
+    served = Apart("chain(Every(1), Int8(4), Push(max_staleness=2), Outer(1.0))")
+    served.hand_in("a", [0.0, 0.0])
+    served.hand_in("b", [0.0, 0.0])
+    served.push("a", 1, [1.0, 1.0], heard=1)
+    served.push("a", 1, [1.0, 1.0], heard=1)
+    first, again = (said for _, said in served.posted[-2:])
+    assert first["accepted"] == again["accepted"] is True
+    assert not first["payload"].is_floating_point()  # how far it moved
+    assert again["payload"].is_floating_point()  # where it is: who knows what a has heard
+    assert served.cohorts() == [(1, ("a",))]
+    served.push("a", 0, [1.0, 1.0])
+    assert served.anchor == pytest.approx([-1.0, -1.0], abs=0.02)
+    assert len(served.posted) == 4
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"vector": torch.ones(3), "version": 0, "answered": {}},
+        {"vector": torch.tensor([1.0, float("nan")]), "version": 0, "answered": {}},
+        {"vector": torch.ones(2), "version": 99, "answered": {}},  # more than rounds given out
+        {"vector": [1.0, 1.0], "version": 0, "answered": {}},
+    ],
+)
+def test_what_can_be_no_anchor_is_told_and_another_is_taken(held: dict[str, Any]) -> None:
+    served = Apart()
+    served.go(("b", pack_state({"kind": "pull", "term": 1, "round": 0, **held})))
+    served.hand_in("a", [1.0, 1.0])
+    assert [offence.member for offence in served.offences] == ["b"]
+    assert served.anchor == [1.0, 1.0]
+    assert [to for to, _ in served.posted] == ["b", "a"]
+
+
+def test_nobody_brings_what_another_was_to_learn() -> None:
+    served = Apart()
+    for name in "ab":
+        served.hand_in(name, [0.0, 0.0])
+    served.push("b", 1, [9.0, 9.0])
+    assert [offence.member for offence in served.offences] == ["b"]
+    assert (served.anchor, served.cohorts()) == ([0.0, 0.0], [])
+
+
+@pytest.mark.parametrize("kind", ["pull", "push", "bring"])
+def test_a_packet_with_nothing_in_it_is_told_and_does_no_harm(kind: str) -> None:
+    served = Apart(STAR if kind == "bring" else PUSHED)
+    served.go(("b", pack_state({"kind": kind, "term": 1, "round": 1})))
+    served.go(("b", pack_state({"kind": kind, "term": 1, "round": "first"})))
+    served.go(("b", pack_state({"kind": kind, "term": None, "round": 1})))
+    assert {offence.member for offence in served.offences} <= {"b"}
+    assert served.posted == []

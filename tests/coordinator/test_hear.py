@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coterie.coordinator.hear import MEMORY_PART
@@ -156,8 +158,9 @@ def test_one_that_returns_on_another_machine_is_measured_anew(play):
     p.say("b", p.ready())
     assert len(p.orders_of(say.Probe, to="b")) == 2
     p.say("b", probed((4, 0.009), (32, 0.051)))
-    most = p.run.members["b"].device.max_batch
-    assert p.run.members["b"].device == fit_device("b", [(4, 0.009), (32, 0.051)], most)
+    most, room = p.run.members["b"].device.max_batch, p.run.members["b"].device.memory_bytes
+    fitted = fit_device("b", [(4, 0.009), (32, 0.051)], most)
+    assert p.run.members["b"].device == replace(fitted, memory_bytes=room)
 
 
 def test_agents_of_one_machine_share_its_memory(play):

@@ -71,7 +71,20 @@ def a_silence(p: Any) -> None:
     p.mute.clear()
 
 
-@pytest.mark.parametrize("happen", [nothing, a_death, a_silence])
+def one_that_is_not_heard(p: Any) -> None:
+    """Rounds that count without c, whose samples are given out once more before that is final."""
+    for _ in range(20):
+        p.until_true(lambda: p.run.ledger.issued)
+        number = min(p.run.ledger.issued)
+        words = dict.fromkeys(("num_samples", "num_steps"), 1)
+        words |= dict.fromkeys(("loss", "compute_s", "exchange_s"), 0.1)
+        told = say.Report(term=1, first_round=number, last_round=number, cohort=("a", "b"), **words)
+        p.say("a", told)
+        for _ in range(2):
+            p.answer()
+
+
+@pytest.mark.parametrize("happen", [nothing, a_death, a_silence, one_that_is_not_heard])
 @pytest.mark.parametrize("strategy", ["all-reduce", "local-sgd(4)"])
 def test_at_every_moment_the_log_tells_the_books(play, happen, strategy):
     p, seen = watched(play, 3, happen, strategy=strategy, until={"epochs": 8.0})

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from coterie.coordinator.decide import decide
 from coterie.coordinator.model import predict
 from coterie.coordinator.replan import (
     KEEP_GAIN,
-    MIN_REPORTS,
     RECONSIDER_S,
     closures,
     everyone,
-    fold,
     steady,
 )
 from coterie.coordinator.shares import exact_shares
@@ -115,72 +111,6 @@ def test_a_changed_speed_changes_the_shares_and_says_why(play):
     assert after["b"] < 0.6 * before["b"]
     assert sum(after.values()) == 32
     assert len(p.memberships) == 1
-
-
-def test_what_members_report_is_believed_after_a_few_reports(play):
-    p = play(until=ENDLESS).until_training()
-    believed = p.run.members["a"].device
-    run = p.run
-    for _ in range(MIN_REPORTS - 1):
-        feed(p, "a", step_s=0.1)
-    fold(run)
-    assert run.members["a"].device == believed
-    feed(p, "a", step_s=0.1)
-    fold(run)
-    assert believed.step_s(8) < run.members["a"].device.step_s(8) < 0.1
-    assert "a" not in run.paces
-
-
-def feed(p, name, step_s, meeting_s=0.0, batch=8):
-    p.say(
-        name,
-        say.Report(
-            term=1,
-            first_round=10_000,
-            last_round=10_000,
-            cohort=("a", "b", "c"),
-            num_samples=batch,
-            num_steps=1,
-            loss=1.0,
-            compute_s=step_s,
-            exchange_s=meeting_s,
-        ),
-    )
-
-
-def test_a_meeting_is_learned_from_whoever_comes_last_and_does_not_drift(play):
-    p = play(until=ENDLESS).until_training()
-    priced_s = p.run.plan.exchange_s
-    for _ in range(12):
-        for _ in range(MIN_REPORTS):
-            for name, waits_s in (("a", 0.9), ("b", 0.4), ("c", 0.03)):
-                feed(p, name, step_s=0.02, meeting_s=waits_s)
-        fold(p.run)
-    assert p.run.meeting_s == pytest.approx(0.03 - priced_s, rel=1e-2)
-
-
-def test_a_meeting_learned_against_one_plan_is_not_learned_again_against_the_next(play):
-    p = play(until=ENDLESS)
-    p.pace_s = 0.01
-    p.until_training()
-    p.meeting_s = 0.02
-    p.until_true(lambda: len(p.of("pace")) > 24)
-    assert p.run.meeting_s == pytest.approx(0.02, rel=0.1)
-    learned_s = p.run.meeting_s
-    p.kill("c")  # decides anew, with the meeting as it is known by now
-    p.until_true(lambda: len(p.of("pace")) > 48)
-    assert p.run.plan.exchange_s > 0.018
-    assert p.run.meeting_s == pytest.approx(learned_s, rel=0.1)
-
-
-def test_a_meeting_that_is_cheaper_than_its_price_costs_nothing_extra(play):
-    p = play(until=ENDLESS).until_training()
-    p.run.plan = replace(p.run.plan, exchange_s=1.0)
-    for _ in range(MIN_REPORTS):
-        for name in "abc":
-            feed(p, name, step_s=0.02, meeting_s=0.01)
-    fold(p.run)
-    assert p.run.meeting_s == 0.0
 
 
 def test_dear_meetings_lengthen_the_walks(play):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from coterie.agents.learner import Setup
+from coterie.agents import hub, measure, meet, pushes, settle, walks, worker
+from coterie.agents.learner import Learner, Setup
+from coterie.agents.member import Member
 from coterie.config import Job, Ref, TaskSpec
 from coterie.engines.simulated import Fault, Outcome, Simulation
 from coterie.tasks.supervised import Supervised
@@ -60,10 +64,84 @@ def job(strategy: str, num_epochs: float = 4.0, **given: Any) -> Job:
     return Job(**fields)
 
 
+TINY = 24  # samples, three batches an epoch
+
+
+class Idle:
+    """What an agent times its steps on: in virtual time it need not take any."""
+
+    model = nn.Identity()
+
+    def step(self, _: Any) -> float:
+        return 0.0
+
+    gradient = step
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """What is timed in virtual time takes as long as ever there, and next to nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "scratch", lambda _: Idle())
+        patch.setattr(measure, "PROBE_BYTES", 1 << 12)
+        yield
+
+
+class Witness:
+    """What members truly learned, seen from within them: the books must say the same."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.learned: dict[tuple[str, int], tuple[int, Any]] = {}
+        self.cohorts: dict[int, tuple[str, ...]] = {}  # of the last time a round was committed
+        walk, commit, accept = walks.learn, meet.commit, hub._accepted
+
+        def learning(member: Member, number: int, data_epoch: int, leases: Any) -> Any:
+            self.learned[member.name, number] = (data_epoch, leases[member.name].spans)
+            return (yield from walk(member, number, data_epoch, leases))
+
+        def committing(member: Member, *outcome: Any) -> Any:
+            assert member.contribution is not None
+            self.cohorts[member.contribution.round] = member.cohort
+            return (yield from commit(member, *outcome))
+
+        def accepting(term: int, number: int, cohort: tuple[str, ...]) -> Any:
+            self.cohorts[number] = cohort
+            return accept(term, number, cohort)
+
+        for module in (worker, pushes):
+            patch.setattr(module, "learn", learning)
+        for module in (meet, settle, pushes):
+            patch.setattr(module, "commit", committing)
+        patch.setattr(hub, "_accepted", accepting)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Committed rounds as the log would tell them."""
+        events = []
+        for number, cohort in self.cohorts.items():
+            leases = {m: self.learned[m, number] for m in cohort if (m, number) in self.learned}
+            for data_epoch in {epoch for epoch, _ in leases.values()}:
+                spans = {m: spans for m, (epoch, spans) in leases.items() if epoch == data_epoch}
+                events.append({"kind": "committed", "data_epoch": data_epoch, "leases": spans})
+        return events
+
+
+@pytest.fixture(scope="session")
+def witness() -> Callable[[], Any]:
+    """`with witness() as seen`: members' own records of what is learned meanwhile."""
+
+    @contextmanager
+    def watching() -> Iterator[Witness]:
+        with pytest.MonkeyPatch.context() as patch:
+            yield Witness(patch)
+
+    return watching
+
+
 class Played:
     """A run that was played, and what can be asked of it."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, made: Setup, num_train: int = NUM_TRAIN) -> None:
+        self.setup, self.num_train = made, num_train
         with torch.random.fork_rng(devices=[]):
             self.outcome: Outcome = simulation.run(LIMIT_S)
         self.run = simulation.coordinator.run
@@ -75,7 +153,12 @@ class Played:
     @property
     def audit(self) -> Audit:
         """What the log says was learned."""
-        return audit([{"kind": "run", "num_train": NUM_TRAIN}, *self.outcome.events])
+        return audit([{"kind": "run", "num_train": self.num_train}, *self.outcome.events])
+
+    def audit_of(self, seen: Witness) -> Audit:
+        """What members themselves say was learned."""
+        begun = {"kind": "run", "num_train": self.num_train}
+        return audit([begun, *seen.events(), *self.of("epoch")])
 
     @property
     def agreed(self) -> list[Tensor]:
@@ -95,7 +178,24 @@ def play(
     """A run of a sentence in virtual time."""
     with torch.random.fork_rng(devices=[]):
         made = job(strategy, num_epochs, **given)
-        return Played(engine(made, setup(inputs), world(names), faults))
+        given_setup = setup(inputs)
+        return Played(engine(made, given_setup, world(names), faults), given_setup)
+
+
+def tiny(strategy: str, faults: Sequence[Fault], num_epochs: float) -> Played:
+    """A run that is over in a few rounds: a schedule of mishaps costs a fraction of a second."""
+    pairs = TensorDataset(INPUTS[:TINY], TARGETS[:TINY])
+    task = Supervised("t", lambda: nn.Linear(4, 3), pairs, pairs, metrics={"accuracy": accuracy})
+    made = Setup(task, lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9))
+    where = replace(world(), num_train=TINY)
+    with torch.random.fork_rng(devices=[]):
+        return Played(Simulation(job(strategy, num_epochs), made, where, faults), made, TINY)
+
+
+@pytest.fixture(scope="session")
+def schedule() -> Callable[..., Played]:
+    """`schedule(sentence, faults, num_epochs)`: as `played`, and as short as can be."""
+    return tiny
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from coterie.agents import meet, settle, walks, worker
 from coterie.agents.learner import Setup
-from coterie.agents.member import Member
 from coterie.agents.stream import Stream
 from coterie.config import Job, Ref, TaskSpec
 from coterie.coordinator.run import Checkpoint, Resume
@@ -212,41 +210,10 @@ def as_faults(member: str, waits: list[tuple[float, float | None]]) -> list[Faul
     return faults
 
 
-class Witness:
-    """What members truly learned, seen from within them: the books must say the same."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.learned: dict[tuple[str, int], tuple[int, Any]] = {}
-        self.cohorts: dict[int, tuple[str, ...]] = {}  # of the last time a round was committed
-        walk, commit = walks.learn, meet.commit
-
-        def learning(member: Member, number: int, data_epoch: int, leases: Any) -> Any:
-            self.learned[member.name, number] = (data_epoch, leases[member.name].spans)
-            return (yield from walk(member, number, data_epoch, leases))
-
-        def committing(member: Member, *outcome: Any) -> Any:
-            assert member.contribution is not None
-            self.cohorts[member.contribution.round] = member.cohort
-            return (yield from commit(member, *outcome))
-
-        patch.setattr(worker, "learn", learning)
-        for module in (meet, settle):
-            patch.setattr(module, "commit", committing)
-
-    def events(self) -> list[dict[str, Any]]:
-        """Committed rounds as the log would tell them."""
-        events = []
-        for number, cohort in self.cohorts.items():
-            leases = {member: self.learned[member, number] for member in cohort}
-            for data_epoch in {epoch for epoch, _ in leases.values()}:
-                spans = {m: spans for m, (epoch, spans) in leases.items() if epoch == data_epoch}
-                events.append({"kind": "committed", "data_epoch": data_epoch, "leases": spans})
-        return events
-
-
 @settings(max_examples=15)
 @given(st.sampled_from(STRATEGIES[1:]), faults_of_one, faults_of_one, st.sampled_from("abc"))
 def test_nothing_is_lost_or_repeated_while_one_healthy_member_lives(
+    witness: Callable[[], Any],
     strategy: str,
     first: list[tuple[float, float | None]],
     second: list[tuple[float, float | None]],
@@ -254,14 +221,13 @@ def test_nothing_is_lost_or_repeated_while_one_healthy_member_lives(
 ) -> None:
     one, other = sorted(set("abc") - {immortal})
     faults = [*as_faults(one, first), *as_faults(other, second)]
-    with pytest.MonkeyPatch.context() as patch:
-        witness = Witness(patch)
+    with witness() as seen:
         played = play(job(strategy=strategy, checkpoint_every_s=0.2), faults)
     run, outcome = played.coordinator.run, played.outcome  # type: ignore[attr-defined]
     assert run.done
     assert run.failure == ""
     assert audited(outcome.events) == Audit(0, 0, (0, 1, 2, 3))
-    assert audited([*witness.events(), *of_kind(outcome, "epoch")]) == Audit(0, 0, (0, 1, 2, 3))
+    assert audited([*seen.events(), *of_kind(outcome, "epoch")]) == Audit(0, 0, (0, 1, 2, 3))
     in_term = [outcome.workers[name].learner.vector() for name in run.term.members]
     assert all_equal(in_term)
     assert outcome.checkpoints[-1].meta["round"] == run.ledger.committed
@@ -323,6 +289,8 @@ class Cut(Simulation):
             device = run.members["c"].device
             assert device is not None
             run.members["c"].device = Device("c", 5.0, 5.0, 10**6)  # far too slow to take part
+            run.members["c"].line = None
+            run.paces.clear()
             run.reconsidered_s = -1e9
         super()._beat()
 

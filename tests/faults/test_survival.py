@@ -54,6 +54,7 @@ class Run:
             agents={"local": len(NAMES), "spares": 1},
             until={"minutes": 20},
             strategy="local-sgd(4)",
+            deterministic=True,  # on a busy machine too nobody is left out
             checkpoint_every_s=2.0,
         )
         self.job = job
@@ -175,12 +176,12 @@ def test_a_coordinator_and_an_agent_may_die_together(run: Run) -> None:
 def dialled(run: Run) -> Iterator[zmq.Socket[bytes]]:
     """The control channel as somebody with the run's key may use it."""
     key = JoinKey.read(run.desk.runs / "small" / "join.key")
-    endpoint = next(e["endpoint"] for e in run.desk.events() if e["kind"] == "run")
+    endpoint = [e["endpoint"] for e in run.desk.events() if e["kind"] == "run"][-1]
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.curve_serverkey = key.server_public
     dealer.curve_publickey, dealer.curve_secretkey = key.agent_public, key.agent_secret
-    dealer.linger = 1000
+    dealer.linger = 10_000
     dealer.connect(f"tcp://{endpoint}")
     try:
         yield dealer
@@ -237,3 +238,34 @@ def test_when_the_power_fails_the_run_goes_on_from_disk(run: Run) -> None:
     assert resumed.code == 0, resumed.err
     assert resumed.answer["samples_lost"] == resumed.answer["samples_repeated"] == 0
     assert not run.desk.await_empty()
+
+
+@pytest.mark.parametrize("sentence", ["parameter-server", "asynchronous(2)"])
+def test_a_server_that_is_killed_is_replaced_and_nothing_is_repeated(
+    sentence: str, desk: Any
+) -> None:
+    """It dies twice, the second time together with the coordinator."""
+    job = desk.job(strategy=sentence, until={"minutes": 5}, checkpoint_every_s=2.0)
+    process = desk.start("train", job, "--json", "--runs", desk.runs)
+    desk.await_event(lambda event: event["kind"] == "committed" and event["last_round"] > 20)
+    agents = [desk.agent(name).pid for name in NAMES[:2]]
+    before = -1
+    for with_coordinator in (False, True):
+        told = [e for e in desk.events() if e["kind"] == "server" and "pid" in e]
+        if with_coordinator:
+            desk.agent("agent-0").parent().kill()
+        psutil.Process(told[-1]["pid"]).kill()
+        before = desk.events()[-1]["seq"]
+        another = desk.await_event(
+            lambda e, before=before: e["seq"] > before and e["kind"] == "server" and "pid" in e
+        )
+        desk.await_event(
+            lambda e, after=another["seq"]: e["seq"] > after + 20 and e["kind"] == "committed"
+        )
+    assert [desk.agent(name).pid for name in NAMES[:2]] == agents
+    process.send_signal(signal.SIGINT)
+    finished = desk.finish(process)
+    assert finished.code == 130, finished.err
+    assert finished.answer["samples_lost"] == finished.answer["samples_repeated"] == 0
+    assert finished.answer["kills_survived"] == 0
+    assert not desk.await_empty()

@@ -50,6 +50,7 @@ NAMED = Islands((("a",), ("b", "c")))
         chain(Every(8), Islands(2), ErrorFeedback(PowerSGD()), Reduce(), Outer(1.0)),
         chain(Every(8), NAMED, Reduce(), Outer(1.0)),
         chain(Every(8), Pipeline(("1",)), Reduce(), Outer(1.0)),
+        chain(Every(8), Pipeline(("1",), crew=("b", "a")), Reduce(), Outer(1.0)),
         chain(Every(8, fragments=4, overlap=1), ErrorFeedback(Int4()), Reduce(), Outer(1.0)),
         chain(DyLU(8), ErrorFeedback(TopK()), Push(), Discount(), DelayedNesterov(0.7)),
         chain(Every(8), Clip(1.0), Noise(1.0), Reduce(), Outer(1.0)),

@@ -41,6 +41,14 @@ def test_who_has_no_island_is_told_to_be_given_one() -> None:
         Islands((("a",), ("b",))).teams(["a", "b", "c"])
 
 
+def test_a_crew_stands_in_its_own_order_and_closes_ranks_when_one_is_gone() -> None:
+    cut = Pipeline(("1",), crew=("e", "c", "a"))
+    assert cut.teams(NAMES) == (("e", "c"), ("a", "b"), ("d",))
+    assert cut.teams(["a", "b", "e"]) == (("e", "a"), ("b",))
+    assert cut.crew_of("b", ["a", "b", "e"]) == (("e", "a"), ("e", "a", "b"))
+    assert cut.weights({"a": 1.0, "b": 2.0, "e": 4.0}) == {"a": 7.0, "b": 0.0, "e": 7.0}
+
+
 def test_a_pipeline_needs_a_member_for_each_stage() -> None:
     assert Pipeline(("1", "2")).least == 3
     with pytest.raises(JobError, match="expected 3 members for the 3 stages"):
@@ -74,3 +82,9 @@ def test_what_is_no_cut_into_islands_is_refused(islands: object) -> None:
 def test_what_is_no_cut_into_stages_is_refused(cuts: object) -> None:
     with pytest.raises(StrategyError, match="names of the modules"):
         Pipeline(cuts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("crew", ["ab", ("a", "a"), ("",), (1,), ["a"]])
+def test_what_is_no_crew_is_refused(crew: object) -> None:
+    with pytest.raises(StrategyError, match="names of members in the order of their stages"):
+        Pipeline(("1",), crew=crew)  # type: ignore[arg-type]

@@ -58,8 +58,8 @@ class Stream:
     """Run a function that hands out parts of a vector as it computes them, and sum each at once.
 
     `run` is given a function to call with each part, which becomes the sum in place; every member
-    hands out parts of the same sizes in the same order. The answer is its value, and whether all
-    the sums were made.
+    hands out parts of the same sizes in the same order. The answer is its value, whether all
+    the sums were made, and the seconds that it computed: the rest was waiting for others.
     """
 
     run: Callable[[Callable[[Tensor], None]], Any]
@@ -124,11 +124,12 @@ class Post:
 class Fetch:
     """The next bytes on a channel of the star road, and whom they are from.
 
-    With `wait` false, None where nothing is there.
+    With `wait` false, None where nothing is there, and with patience where nothing came so long.
     """
 
     channel: str
     wait: bool = True
+    patience_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ class Hub:
     strategy: Strategy | None = None
     layout: Layout | None = None
     leases: dict[int, Mapping[str, Lease]] = field(default_factory=dict)  # by round not yet closed
+    handed: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # until there is an anchor
+    answered: dict[str, tuple[int, bool]] = field(default_factory=dict)  # newest push, if it counts
+    num_answers: int = 0
     brought: dict[int, dict[str, Message]] = field(default_factory=dict)  # in this term
     newest: int = 0  # round that was given out
     closed: int = 0  # the last one, in this term
@@ -57,7 +60,7 @@ class Hub:
     version: int = 0
     memory: tuple[Any, ...] = ()
     lost_K: Tensor | None = None  # what packing an outcome anew has left out
-    shadows: dict[str, Tensor] = field(default_factory=dict)  # each member's idea of the anchor
+    shadows: dict[str, tuple[int, Tensor]] = field(default_factory=dict)  # see `_moved`
     early: list[tuple[str, bytes]] = field(default_factory=list)  # of terms or rounds to come
 
     def live(self) -> do.Life[str]:
@@ -82,16 +85,23 @@ class Hub:
 
     def _join(self, term: Term) -> do.Life[None]:
         self.term = term
+        if term.strategy:
+            self._adopt(term.strategy)
+        self.newest = max(self.newest, term.given_out)
         self.brought.clear()
         self.shadows = {name: v for name, v in self.shadows.items() if name in term.members}
         told = Settled(term=term.number, round=self.closed, healed=False, seconds=0.0)
         yield do.Tell(told)
         self.closed = 0  # what was closed and reached nobody is brought again
+        yield from self._restore()
         yield from self._again()
 
+    def _adopt(self, strategy: str) -> None:
+        if self.strategy is None or repr(self.strategy) != strategy:
+            self.strategy = parse(strategy)
+
     def _block(self, block: Block) -> do.Life[None]:
-        if self.strategy is None or repr(self.strategy) != block.strategy:
-            self.strategy = parse(block.strategy)
+        self._adopt(block.strategy)
         for number, leases in enumerate(block.rounds(), start=block.first_round):
             self.leases[number], self.newest = leases, max(self.newest, number)
         yield from self._again()
@@ -105,26 +115,22 @@ class Hub:
     def _mail(self, origin: str, data: bytes) -> do.Life[None]:
         try:
             said = unpack_state(data)
-            kind, term = said["kind"], said["term"]
-        except (CheckpointError, KeyError, TypeError) as error:
-            yield do.Tell(Offence(member=origin, reason=f"expected a packet, found {error}"))
-            return
-        if kind == "pull":
-            yield from self._pull(origin, said)
-        elif term > self.term.number or (said["round"] not in self.leases and kind == "push"):
-            self.early.append((origin, data))
-        elif kind == "push":
-            yield from self._push(origin, said)
-        elif term == self.term.number and said["round"] > self.closed:
-            yield from self._bring(origin, said)
+            kind, term, number = said["kind"], said["term"], said["round"]
+            if kind == "pull":
+                yield from self._pull(origin, said, data)
+            elif term > self.term.number or number > self.newest:
+                self.early.append((origin, data))
+            elif kind == "push":
+                yield from self._push(origin, said)
+            elif term == self.term.number and number > self.closed:
+                yield from self._bring(origin, said)
+        except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
+            yield do.Tell(Offence(member=origin, reason=f"expected a packet, found {error!r}"))
 
     # -- rounds that all wait for ------------------------------------------------------------------
 
     def _bring(self, origin: str, said: Mapping[str, Any]) -> do.Life[None]:
         number = said["round"]
-        if number > self.newest:
-            self.early.append((origin, pack_state(dict(said))))
-            return
         if origin not in self.term.members:
             return
         row, offence = self._opened(said["payload"], number, float(said["weight"]))
@@ -193,33 +199,73 @@ class Hub:
 
     # -- pushes that nobody waits for --------------------------------------------------------------
 
-    def _pull(self, origin: str, said: Mapping[str, Any]) -> do.Life[None]:
-        if self.anchor_N is None:
-            shapes = tuple(tuple(shape) for shape in said["shapes"])
-            self.layout = Layout(tuple(said["names"]), shapes)
-            self.anchor_N = said["vector"]
-        self.shadows[origin] = self.anchor_N.clone()
-        yield from self._answer(origin, {"version": self.version, "payload": self.anchor_N})
+    def _pull(self, origin: str, said: Mapping[str, Any], data: bytes) -> do.Life[None]:
+        if self.anchor_N is not None:
+            yield from self._answer(origin, {"round": 0, **self._whole(origin)})
+        elif "vector" in said:
+            self.handed[origin] = said
+            yield from self._restore()
+        else:
+            self.early.append((origin, data))
+
+    def _restore(self) -> do.Life[None]:
+        """Go on from the freshest anchor that a member holds, once all have handed theirs in.
+
+        What moved the anchor of a server before this one, and is not in it, its member still
+        holds, and brings again.
+        """
+        if self.anchor_N is not None or not self.handed.keys() >= set(self.term.members):
+            return
+        handed, self.handed = self.handed, {}
+        whole = {name: said for name, said in handed.items() if self._is_anchor(said)}
+        for name in handed.keys() - whole.keys():
+            yield do.Tell(Offence(member=name, reason="expected an anchor, found something else"))
+        if not whole:
+            return
+        freshest = max(whole, key=lambda name: (whole[name]["version"], name))
+        said = whole[freshest]
+        self.anchor_N, self.version = said["vector"], max(0, said["version"])
+        self.answered = {name: (int(n), bool(c)) for name, (n, c) in said["answered"].items()}
+        for name in handed:
+            yield from self._answer(name, {"round": 0, **self._whole(name)})
+
+    def _is_anchor(self, said: Mapping[str, Any]) -> bool:
+        """Whether what a member handed in can be one: no more pushes than rounds moved it."""
+        vector_N, size = said["vector"], self._layout().size
+        fits = isinstance(vector_N, Tensor) and vector_N.shape == (size,)
+        return fits and bool(vector_N.isfinite().all()) and said["version"] <= self.newest
 
     def _push(self, origin: str, said: Mapping[str, Any]) -> do.Life[None]:
-        number, staleness = said["round"], self.version - said["base"]
-        strategy = self._sentence()
+        number, strategy = said["round"], self._sentence()
+        staleness = max(0, self.version - said["base"])
+        done, counts = self.answered.get(origin, (0, False))
+        if number < done or self.anchor_N is None:
+            return  # nobody waits for it any more, or it is said again
+        if number == done:  # its answer was lost
+            yield from self._verdict(origin, number, counts, self._whole(origin))
+            return
+        if origin not in self.leases.get(number, (origin,)):
+            reason = f"expected a push of its own rounds, found {number}"
+            yield do.Tell(Offence(member=origin, reason=reason))
+            return
         exchange = strategy.exchange
         assert isinstance(exchange, Push)
         row, offence = self._opened(said["payload"], number, float(said["weight"]))
         if offence:
             yield do.Tell(Offence(member=origin, reason=offence))
-        counts = (
-            row is not None and origin in self.term.members and staleness <= exchange.max_staleness
-        )
-        if counts and row is not None:
+        is_fresh = origin in self.term.members and staleness <= exchange.max_staleness
+        if row is not None and is_fresh:
             self._apply(row, number, staleness, said["num_steps"])
-        leases = self.leases.pop(number)
-        cohort = (origin,) if counts else ()
-        yield do.Tell(_accepted(self.term.number, number, cohort, leases))
-        payload = self._moved(origin)
-        answer = {"version": self.version, "accepted": counts, "payload": payload}
-        yield from self._answer(origin, answer)
+        counts = row is not None and is_fresh
+        self.leases.pop(number, None)
+        self.answered[origin] = (number, counts)
+        yield do.Tell(_accepted(self.term.number, number, (origin,) if counts else ()))
+        yield from self._verdict(origin, number, counts, self._moved(origin, said["heard"]))
+
+    def _verdict(
+        self, origin: str, number: int, counts: bool, anchor: Mapping[str, Any]
+    ) -> do.Life[None]:
+        yield from self._answer(origin, {"round": number, "accepted": counts, **anchor})
 
     def _apply(self, row_N: Tensor, number: int, staleness: int, num_steps: int) -> None:
         strategy, layout = self._sentence(), self._layout()
@@ -235,16 +281,29 @@ class Hub:
         self.anchor_N = fragments.put(self.anchor_N, moved_K, layout, shared)
         self.version += 1
 
-    def _moved(self, origin: str) -> Tensor:
-        """The anchor, or how far it is from what a member thinks it is."""
+    def _whole(self, origin: str) -> dict[str, Any]:
+        """The anchor as it is, and what a member is to know should it hand it in one day."""
         assert self.anchor_N is not None
-        codec = self._sentence().downlink
-        if codec is None:
-            return self.anchor_N
-        shadow_N, ctx = self.shadows[origin], Ctx(round=self.version)
-        packet = codec.encode(self.anchor_N - shadow_N, ctx)
-        self.shadows[origin] = shadow_N + codec.decode(packet, shadow_N, ctx)
-        return packet
+        self.num_answers += 1
+        self.shadows[origin] = (self.num_answers, self.anchor_N.clone())
+        answered = {name: list(pair) for name, pair in self.answered.items()}
+        told = {"version": self.version, "answer": self.num_answers, "answered": answered}
+        return {**told, "payload": self.anchor_N}
+
+    def _moved(self, origin: str, heard: int) -> dict[str, Any]:
+        """How far the anchor is from what a member thinks it is, by the last answer it heard.
+
+        Where an answer was lost, the anchor is sent as it is.
+        """
+        before, shadow_N = self.shadows.get(origin, (0, None))
+        told, codec = self._whole(origin), self._sentence().downlink
+        if codec is None or shadow_N is None or before != heard:
+            return told
+        ctx = Ctx(round=self.version)
+        packet = codec.encode(told["payload"] - shadow_N, ctx)
+        moved_N = shadow_N + codec.decode(packet, shadow_N, ctx)
+        self.shadows[origin] = (self.num_answers, moved_N)
+        return {**told, "payload": packet}
 
     # -- telling ----------------------------------------------------------------------------------
 
@@ -266,9 +325,7 @@ class Hub:
         return self.layout
 
 
-def _accepted(
-    term: int, number: int, cohort: tuple[str, ...], leases: Mapping[str, Lease]
-) -> Report:
+def _accepted(term: int, number: int, cohort: tuple[str, ...]) -> Report:
     """That a push counts, or, without a cohort, that its samples are to be learned again."""
     return Report(
         term=term,

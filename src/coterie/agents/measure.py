@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from coterie.agents import effects as do
+from coterie.agents.layers import measure_layers
 from coterie.agents.learner import Learner
 from coterie.transport.messages import Linked, Probe, Probed, Term
 
@@ -45,10 +46,14 @@ def probe_steps(learner: Learner, order: Probe) -> do.Life[Probed]:
             num_steps += 1
     small, large = min(saved), max(saved)
     slope = (saved[large] - saved[small]) / max(1, large - small)
+    chain = yield from measure_layers(
+        scratch, rng.integers(learner.task.num_train, size=small).tolist()
+    )
     return Probed(
         timings=tuple(timings),
         fixed_bytes=4 * _held_bytes(scratch),
         bytes_per_sample=max(0.0, slope),
+        chain=chain,
     )
 
 

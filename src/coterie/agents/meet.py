@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from coterie.agents import effects as do
+from coterie.agents.deviation import norms
 from coterie.agents.member import Member, Outcome
 from coterie.agents.star import consult
 from coterie.agents.tally import Contribution, Tally
@@ -31,7 +32,7 @@ def talk(member: Member) -> Talk[tuple[Agreed, tuple[Any, ...]]]:
     mine = member.contribution
     assert mine is not None
     team = member.sentence.team
-    if isinstance(team, Pipeline):
+    if isinstance(team, Pipeline) and len(member.cohort) >= team.least:
         weights = team.weights(mine.weights(member.cohort))
         weight = 0.0 if mine.declined else weights[member.name]
         return _among(member, mine, member.term.members, weights, weight)
@@ -115,7 +116,7 @@ def meet(member: Member) -> do.Life[None]:
             agreed, memory = yield from talk(member)
     except TrainingError as error:
         raise TrainingError(mine.declined or str(error)) from error
-    exchange_s = (yield do.Now()) - began_s
+    exchange_s = member.early_s + (yield do.Now()) - began_s
     if not isinstance(member.sentence.team, Pipeline):  # where a spare's samples went through
         heard = tuple(m for m in member.cohort if agreed.weights.get(m, 0.0) > 0)
         member.cohort = heard or member.cohort
@@ -134,6 +135,8 @@ def commit(
     assert mine is not None
     yield from tell_apart(member, mine.round)
     began_s = yield do.Now()
+    if mine.round == member.check_round or began_s - member.tally.since_s > REPORT_S:
+        member.tally.norms = norms(member, mine, agreed_K, weights)
     member.outcome = Outcome(mine.round, agreed_K, weights)
     land(member, mine, agreed_K, memory)
     member.round, member.contribution = mine.round, None

@@ -55,8 +55,12 @@ class Member:
     outcome: Outcome = Outcome(0, None, {})
     cohort: tuple[str, ...] = ()  # who meets in the round under way
     stands: int = 0  # the last round that orders given in an earlier term still ask for
-    version: int = -1  # of the server's anchor that it walks from, where one holds it
+    server: str = ""  # that it has its anchor from, where one holds it
+    version: int = -1  # of the server's anchor that it walks from
+    heard: int = 0  # the number of that server's last answer
+    answered: dict[str, Any] = field(default_factory=dict)  # what its anchor has in it, by member
     early_N: Tensor | None = None  # the sum of gradients, where it was made as they came
+    early_s: float = 0.0  # that the sum took beyond computing
     busy_s: float = 0.0  # that it computed in the round under way
     stumbled: str = ""  # why its island took a step without it in the round under way
     num_declined: int = 0  # rounds in a row that it brought nothing finite to
@@ -66,6 +70,7 @@ class Member:
     tally: Tally = field(default_factory=Tally)
     hello: Hello | None = None  # as it was said to the coordinator first
     told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
+    trust: Mapping[str, float] = field(default_factory=dict)  # see Block
     check_round: int = 0  # after which all tell where they stand
 
     def __post_init__(self) -> None:

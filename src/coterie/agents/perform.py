@@ -47,6 +47,7 @@ class Roads:
         self._address, self._key, self._me, self._inbox = address, key, me, inbox
         self.ring = GroupTransport(address, inbox)
         self.star: StarTransport | None = None
+        self._served_at = ""
         self.current: GroupTransport | Collectives = self.ring
         self._term = Term(number=0, members=(), store="")
         self._pipeline: PipelineTransport | None = None
@@ -60,8 +61,11 @@ class Roads:
             self.ring.form(term.number, term.members, self._me, term.store)
             self.ring.dial_ahead(term.spare_store)
             return
-        if self.star is None:
+        if self.star is None or self._served_at != term.hub:
+            if self.star is not None:  # that server has died, and what it was sent with it
+                self.star.close()
             self.star = StarTransport(term.hub, self._key, self._me, self._inbox)
+            self._served_at = term.hub
         self.current = self.star
         if not term.apart:
             self.star.forget("server")  # what the server said in the term before
@@ -157,22 +161,31 @@ class Performer:
                 return self._pass(effect)
             case do.Post(to, channel, data):
                 return self._roads.mail().post(to, channel, data)
-            case do.Fetch(channel, wait):
-                mail = self._roads.mail()
-                return mail.fetch(channel) if wait or mail.waiting(channel) else None
+            case do.Fetch():
+                return self._fetch(effect)
         return ask(self._roads.current, effect)
+
+    def _fetch(self, effect: do.Fetch) -> Any:
+        mail, inbox, channel = self._roads.mail(), self._client.inbox, effect.channel
+        if effect.patience_s is not None:
+            inbox.wait(lambda: mail.waiting(channel), effect.patience_s)
+            if inbox.urgent():
+                raise Torn("a new membership was named")
+        is_asked = effect.wait and effect.patience_s is None
+        return mail.fetch(channel) if is_asked or mail.waiting(channel) else None
 
     def _stream(self, run: Callable[[Callable[[Tensor], None]], Any]) -> Any:
         sums = self._roads.ring.totals()
-        whole = True
+        whole, began_s = True, time.perf_counter()
         try:
             value = self._compute(lambda: run(sums.add))
         finally:  # others have begun the same sums, whatever came of this member's part
+            computed_s = time.perf_counter() - began_s
             try:
                 sums.finish()
             except Torn:
                 whole = False
-        return value, whole
+        return value, whole, computed_s
 
     def _pass(self, effect: do.Pass) -> Any:
         pipeline = self._roads.pipeline(effect.team)

@@ -8,7 +8,7 @@ from coterie.agents import effects as do
 from coterie.agents.meet import REPORT_S, commit, report, tell_apart
 from coterie.agents.member import Member
 from coterie.agents.settle import heed
-from coterie.agents.star import answered, early, late, opened, push
+from coterie.agents.star import early, late, opened, pull, push
 from coterie.agents.tally import Contribution
 from coterie.agents.walks import context, learn
 from coterie.errors import Torn
@@ -42,20 +42,31 @@ def push_round(
 
 
 def _pushed(member: Member, mine: Contribution) -> do.Life[bool | None]:
-    """Whether a push counted; None where it was not sent, as the member was left out before.
+    """Whether a push counted; None where it cannot have, as the member was left out before.
 
-    What was sent is answered: to go on without would take that answer for the next one's.
+    What this server was sent, it answers. Another one does not know of it: it is sent anew.
     """
-    is_sent = False
-    while is_sent or member.name in member.term.members:
+    base, sent_to = member.version, ""
+    while member.name in member.term.members or sent_to == member.term.hub:
+        sent_to = member.term.hub
         try:
-            if not is_sent:
-                yield from push(member, mine)
-                is_sent = True
-            return (yield from answered(member))
+            return (yield from push(member, mine, base))
         except Torn:
             yield from heed(member)
+    assert member.anchor_N is not None
+    member.learner.place(member.anchor_N)  # others learn it: it is no part of the next walk
     return None
+
+
+def catch_up(member: Member) -> do.Life[None]:
+    """Where a server holds the anchor, know its newest."""
+    while member.term.apart and member.name in member.term.members:
+        try:
+            yield from pull(member)
+        except Torn:
+            yield from heed(member)
+        else:
+            return
 
 
 def came_late(member: Member, number: int, leases: Mapping[str, Lease]) -> do.Life[bool]:

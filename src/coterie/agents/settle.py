@@ -64,7 +64,7 @@ def join(member: Member, term: Term) -> do.Life[None]:
     try:
         yield do.Form(member.name, term)
         if term.apart:
-            healed = member.version < 0 and (yield from pull(member))
+            healed = member.server != term.hub and (yield from pull(member))
         else:
             healed = yield from settle(member)
     except Torn:
@@ -93,7 +93,7 @@ def settle(member: Member) -> do.Life[bool]:
     waits = member.contribution.round if member.contribution else 0
     mine = [member.round, member.held, waits, member.outcome.round, member.digest()]
     row = torch.tensor(mine, dtype=torch.int64)
-    rows = [tuple(int(v) for v in r) for r in (yield do.Gather(row))]
+    rows = [tuple(told) for told in torch.stack((yield do.Gather(row))).tolist()]
     newest = max(number for number, *_ in rows)
     member.stands = max(newest, *(held for _, held, *_ in rows))
     # Where the freshest differ, whoever is of one mind with most of them is right.

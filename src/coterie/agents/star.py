@@ -21,6 +21,7 @@ from coterie.transport.messages import HUB
 from coterie.types import Ctx
 
 CHANNEL = "server"
+ANSWER_S = 30.0  # until the server is asked anew; twice as long each time
 
 
 def consult(member: Member, mine: Contribution) -> do.Life[tuple[Agreed, tuple[Any, ...]]]:
@@ -77,14 +78,14 @@ def opened(member: Member, outcome: Mapping[str, Any], ctx: Ctx) -> Agreed:
     return Agreed(vector_K, outcome["weights"])
 
 
-def _hear(member: Member, wait: bool, answer: bool = False) -> do.Life[Any]:
-    """The server's next word in this term, or its answer in any; None where none is waited for."""
+def _hear(member: Member, wait: bool) -> do.Life[Any]:
+    """The server's next word in this term; None where none is waited for."""
     while True:
         mail = yield do.Fetch(CHANNEL, wait)
         if mail is None:
             return None
         said = unpack_state(mail[1])
-        if answer or said["term"] == member.term.number:
+        if said["term"] == member.term.number:
             return said
 
 
@@ -92,42 +93,57 @@ def _hear(member: Member, wait: bool, answer: bool = False) -> do.Life[Any]:
 
 
 def pull(member: Member) -> do.Life[bool]:
-    """Take over the server's anchor, or be its first; whether there was one already."""
-    asked: dict[str, Any] = {"kind": "pull", "term": member.term.number}
-    if member.version < 0:
-        names, shapes = member.layout.names, [list(shape) for shape in member.layout.shapes]
-        asked |= {"names": list(names), "shapes": shapes, "vector": member.agreed_vector()}
-    yield do.Post(HUB, CHANNEL, pack_state(asked))
-    anchor = yield from _hear(member, wait=True, answer=True)
-    member.version = anchor["version"]
+    """Take over the server's anchor; whether it was fresher than this member's.
+
+    A server that is new to this member is handed what it holds of the anchor: all members do so,
+    and the server goes on from the freshest.
+    """
+    asked: dict[str, Any] = {"kind": "pull", "term": member.term.number, "round": 0}
+    if member.server != member.term.hub:
+        held = {"vector": member.agreed_vector(), "answered": member.answered}
+        asked |= {"version": member.version, **held}
+    anchor = yield from _ask(member, asked)
+    is_fresher = bool(anchor["version"] > max(0, member.version))
+    member.server, member.version = member.term.hub, anchor["version"]
+    member.heard, member.answered = anchor["answer"], anchor["answered"]
     member.learner.place(anchor["payload"])
     if member.anchor_N is not None:
         member.anchor_N = anchor["payload"]
-    return bool(anchor["version"])
+    return is_fresher
 
 
-def push(member: Member, mine: Contribution) -> do.Life[None]:
-    """Send a walk to the server."""
+def push(member: Member, mine: Contribution, base: int) -> do.Life[bool]:
+    """Send a walk that began at a version of the anchor, and go on from the answer to it.
+
+    Whether it counted. To say it again does no harm: the server knows it by its number.
+    """
     packet = {
         "kind": "push",
         "term": member.term.number,
         "round": mine.round,
-        "base": member.version,
+        "base": base,
+        "heard": member.heard,
         "num_steps": mine.num_steps,
         "weight": mine.weight,
         "payload": mine.payload,
     }
-    yield do.Post(HUB, CHANNEL, pack_state(packet))
-
-
-def answered(member: Member) -> do.Life[bool]:
-    """Go on from the server's answer to a push; whether it counted."""
-    answer = yield from _hear(member, wait=True, answer=True)
-    assert member.anchor_N is not None
-    member.version = answer["version"]
-    member.anchor_N = anchor_after(member, answer)
+    answer = yield from _ask(member, packet)
+    member.version, member.anchor_N = answer["version"], anchor_after(member, answer)
+    member.heard, member.answered = answer["answer"], answer["answered"]
     member.learner.place(member.anchor_N)
     return bool(answer["accepted"])
+
+
+def _ask(member: Member, packet: Mapping[str, Any]) -> do.Life[Any]:
+    """The server's answer; asked anew, with ever more patience, where it does not come."""
+    patience_s = ANSWER_S
+    while True:
+        yield do.Post(HUB, CHANNEL, pack_state(dict(packet)))
+        while (mail := (yield do.Fetch(CHANNEL, patience_s=patience_s))) is not None:
+            answer = unpack_state(mail[1])
+            if answer["round"] == packet["round"]:  # others are to what was asked twice
+                return answer
+        patience_s *= 2
 
 
 def anchor_after(member: Member, answer: Mapping[str, Any]) -> Tensor:

@@ -6,7 +6,7 @@ Legend: N trainable parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -31,12 +31,14 @@ class Contribution:
     memory: tuple[Any, ...]
     ctx: Ctx
     leases: Mapping[str, Lease]  # of all members
+    trust: Mapping[str, float] = field(default_factory=dict)  # what samples of some count for
     declined: str = ""  # why it brings nothing
     stumbled: bool = False  # whether its island took a step without it
 
     def weights(self, cohort: tuple[str, ...]) -> dict[str, float]:
-        """The samples that each of these members was to bring."""
-        return {member: float(self.leases[member].num_samples) for member in cohort}
+        """The samples that each of these members was to bring, by what they count for."""
+        samples = {member: float(self.leases[member].num_samples) for member in cohort}
+        return {member: num * self.trust.get(member, 1.0) for member, num in samples.items()}
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Tally:
     gap_s: float = 0.0
     since_s: float = 0.0
     digest: int | None = None
+    norms: tuple[float, float, float, float, float] | None = None  # see Report
 
     def goes_on(self, number: int, cohort: tuple[str, ...]) -> bool:
         """Whether a round can be told together with those before: it follows, by the same members.
@@ -98,4 +101,5 @@ class Tally:
             exchange_s=self.exchange_s,
             gap_s=self.gap_s,
             digest=self.digest,
+            norms=self.norms,
         )

@@ -42,7 +42,8 @@ def learn(
     """
     lease = leases.get(member.name, Lease((), 1))
     batches = list(member.stream.batches(data_epoch, lease))
-    member.busy_s, member.early_N, member.stumbled, declined = 0.0, None, "", ""
+    member.busy_s, member.early_s, member.early_N = 0.0, 0.0, None
+    member.stumbled = declined = ""
     walked: Walked | None = (0.0, torch.empty(0))
     try:
         walked = yield from _work(member, number, batches, leases, data_epoch)
@@ -103,6 +104,7 @@ def _contribution(
     weight = 0.0 if declined else float(lease.num_samples)
     if weight and strategy.exchange.weighted == "score":
         weight = max(LEAST_SCORE, math.exp(-loss_sum / lease.num_samples))
+    weight *= member.trust.get(member.name, 1.0)
     compute_s = member.busy_s + (yield do.Now()) - began_s
     return Contribution(
         round=number,
@@ -116,6 +118,7 @@ def _contribution(
         memory=memory,
         ctx=ctx,
         leases=leases,
+        trust=member.trust,
         declined=declined,
         stumbled=bool(member.stumbled),
     )
@@ -155,7 +158,7 @@ def _work(
         if member.sentence.plain and len(member.cohort) > 1 and number > member.stands:
             return (yield from _streamed(member, batches, leases))
         return (yield from _gradient(member, batches))
-    if isinstance(team, Pipeline):
+    if isinstance(team, Pipeline) and len(member.cohort) >= team.least:
         walk = _in_pipeline(member, data_epoch, leases, team)
         return (yield from _undone_if_torn(member, walk))
     if isinstance(team, Islands):
@@ -187,8 +190,11 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
     """
     learner = member.learner
     exchange = cast("Reduce", member.sentence.exchange)
-    weights = [exchange.weigh(float(leases[name].num_samples)) for name in member.cohort]
-    mine = exchange.weigh(float(leases.get(member.name, Lease((), 1)).num_samples))
+    leased = {
+        name: lease.num_samples * member.trust.get(name, 1.0) for name, lease in leases.items()
+    }
+    weights = [exchange.weigh(leased[name]) for name in member.cohort]
+    mine = exchange.weigh(leased.get(member.name, 0.0))
     told_N = learner.room_to_tell()
     batch = batches[0] if batches else []
 
@@ -197,10 +203,11 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
 
     began_s = yield do.Now()
     try:
-        loss, whole = yield do.Stream(run, tuple(map(len, batches)))
+        loss, whole, computed_s = yield do.Stream(run, tuple(map(len, batches)))
     except Torn:  # before it began: what it brings is needed all the same
         return (yield from _gradient(member, batches))
-    member.busy_s += (yield do.Now()) - began_s
+    member.busy_s += computed_s
+    member.early_s = (yield do.Now()) - began_s - computed_s
     if not whole:
         learner.leave_rooms()
     if whole and bool(told_N.sum().isfinite()):

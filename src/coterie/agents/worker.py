@@ -12,10 +12,9 @@ from coterie.agents import effects as do
 from coterie.agents.measure import probe_links, probe_steps
 from coterie.agents.meet import meet, report, talk, tell_apart
 from coterie.agents.member import Member
-from coterie.agents.pushes import came_late, push_round
+from coterie.agents.pushes import came_late, catch_up, push_round
 from coterie.agents.settle import Stopped, join, regroup
 from coterie.agents.snapshot import MODEL_FILE, Snapshot, state_file
-from coterie.agents.star import pull
 from coterie.agents.walks import finish, learn
 from coterie.errors import CoterieError, Torn
 from coterie.leases import Lease
@@ -83,7 +82,7 @@ class Worker(Member):
             yield from self._land()
             yield from report(self)
         elif isinstance(order, Evaluate):
-            yield from self._catch_up()
+            yield from catch_up(self)
             began_s = yield do.Now()
             num_scored = self.learner.task.num_train // 4
             metrics = yield do.Compute(self._score, (num_scored,))
@@ -96,11 +95,6 @@ class Worker(Member):
         """Wait for a meeting that still goes on."""
         if self.contribution is not None:
             yield from finish(self)
-
-    def _catch_up(self) -> do.Life[None]:
-        """Where a server holds the anchor, know its newest."""
-        if self.term.apart:
-            yield from pull(self)
 
     def _score(self) -> dict[str, float]:
         """Held-out metrics of where all agreed to be, wherever this member has walked since."""
@@ -122,6 +116,7 @@ class Worker(Member):
             outdated = block.term < self.term.number and number > self.stands
             if number > max(self.round, self.held) and not outdated:
                 self.adopt_strategy(block.strategy)
+                self.trust = block.trust
                 self.learner.end_epoch(block.data_epoch, block.epoch_loss)
                 if self.sentence.exchange.asynchronous:
                     yield from push_round(self, number, block.data_epoch, leases)
@@ -170,7 +165,7 @@ class Worker(Member):
         """Copy what this member is, and go on: the copy is packed and sent meanwhile."""
         began_s = yield do.Now()
         yield from self._land()
-        yield from self._catch_up()
+        yield from catch_up(self)
         snapshot = self.snapshot()
         pause_s = (yield do.Now()) - began_s
         yield do.Tell(Saved(ticket=order.ticket, pause_s=pause_s))

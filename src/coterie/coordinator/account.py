@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from coterie.coordinator.run import Run
-from coterie.world import Decision, Device, Link, Option, World
+from coterie.world import Decision, Device, Layer, Link, Option, World
 
 
 def progress(run: Run) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def progress(run: Run) -> dict[str, Any]:
         "ideal_per_s": sum(member.solo_per_s for member in living),
         "equal_per_s": run.gauge.arms["equal"].per_s or run.equal_per_s,
         "elapsed_s": elapsed_s,
-        "member_s": run.member_s,
+        "at_work_s": dict(run.at_work_s),
         "eta_s": elapsed_s * (1 / fraction - 1) if fraction > 0.02 else None,
         "fraction": fraction,
         "metrics": run.scores.metrics if run.scores else {},
@@ -81,6 +81,7 @@ def from_event(event: Mapping[str, Any]) -> Decision:
                 **world,
                 "devices": tuple(Device(**device) for device in world["devices"]),
                 "links": tuple(Link(**link) for link in world["links"]),
+                "chain": tuple(Layer(**layer) for layer in world.get("chain", ())),
             }
         ),
         chosen=option(event["chosen"]),

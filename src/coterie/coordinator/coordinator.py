@@ -108,7 +108,7 @@ class Coordinator:
         run = self.run
         run.now_s = now_s
         if name == say.HUB and not run.leaving:
-            run.fail(f"the server of the star road is gone: {reason}; resume from a checkpoint")
+            self._lost_server(reason)
         member = run.members.get(name) or run.suspects.get(name)
         run.gone.add(name)
         if member is None:
@@ -120,7 +120,17 @@ class Coordinator:
         run.suspects.pop(name, None)
         run.event("agent", member=name, state="lost", reason=reason)
         run.num_kills += was_needed
+        run.losses[name] += was_needed
         self._go_on()
+
+    def _lost_server(self, reason: str) -> None:
+        """Members hold what they have until another server is here."""
+        run = self.run
+        run.hub = None
+        run.event("server", state="lost", reason=reason)
+        if run.plan is None:
+            run.fail(f"the server of the star road is gone: {reason}")
+        run.torn, run.why_torn = True, "the server was lost"
 
     def _suspect(self, name: str, reason: str) -> None:
         """Others take over a member's work; should it be heard again, it is taken in again."""
@@ -131,6 +141,7 @@ class Coordinator:
         run.suspects[name] = member
         run.event("agent", member=name, state="suspected", reason=reason)
         run.num_suspected += 1
+        run.losses[name] += 1
 
     def _part_with(self, name: str) -> bool:
         """Go on without a member; whether it was at work."""
@@ -170,11 +181,10 @@ class Coordinator:
         if run.now_s > member.pulse.evict_s() or (run.stopping and is_suspicious):
             run.evicted.append(name)
             self.lost(name, silence, run.now_s)
-        elif name in run.members and self._is_dispensable(name):
-            if is_suspicious:
-                self._suspect(name, silence)
-            elif self._is_stuck(member):
-                self._suspect(name, f"no progress for {member.computing_s:.0f} s")
+        elif name in run.members and (is_suspicious or self._is_stuck(member)):
+            no_progress = f"no progress for {member.computing_s:.0f} s"
+            if self._is_dispensable(name):
+                self._suspect(name, silence if is_suspicious else no_progress)
 
     def _is_dispensable(self, name: str) -> bool:
         """Whether the run can go on without a member of the term: another holds the model."""

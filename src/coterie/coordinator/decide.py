@@ -14,6 +14,7 @@ from coterie.coordinator.candidates import candidates as candidates
 from coterie.coordinator.candidates import candidates as worth_pricing
 from coterie.coordinator.islands import road_s
 from coterie.coordinator.model import extra_bytes, shares_of, solo_per_s, weigh
+from coterie.coordinator.parallel import pipelines
 from coterie.coordinator.prices import Cohort, Sentence, cohort_of, sentence_of
 from coterie.coordinator.reasons import reasons
 from coterie.coordinator.rivals import Weighed, best, rejected
@@ -25,6 +26,8 @@ from coterie.world import Decision, Link, Option, World
 if TYPE_CHECKING:
     from coterie.sync.chain import Strategy
 
+MOST_ONE_BY_ONE = 12  # devices: of more, those alike are left out together
+ALIKE = 0.05  # relative, of speeds and of roads
 FLAKY_WITHIN_S = 60  # a device that fails once in this time is left out as if half as fast
 
 Members = tuple[str, ...]
@@ -57,6 +60,11 @@ def decide(
     if not strategies:
         raise JobError("expected a strategy to choose from, found none; name one or use 'auto'")
     weighed = _weigh(world, layout, strategies, spare_bytes or {})
+    if candidates is None:
+        weighed += [
+            _weigh_one(sentence_of(each, layout), cohort_of(world, shares), spare_bytes or {})
+            for each, shares in pipelines(world, layout).items()
+        ]
     able = [each for each in weighed if not each.option.refused]
     if not able:
         nearest = best(weighed).option
@@ -124,20 +132,26 @@ def _member_sets(world: World) -> Iterable[Members]:
     """Everyone; without the farthest, one after the other; each of these without the slowest.
 
     At most n(n+1)/2 sets, not 2ⁿ. A slow processor never delays a step, shares see to that: what
-    a member can cost is the meeting, by a slow road, by being one more or by failing in it.
+    a member can cost is the meeting, by a slow road, by being one more or by failing in it. Of
+    many, those that are alike are left out together, at least an eighth of all: 36 sets at most.
     """
     everyone = tuple(device.name for device in world.devices)
+    many = len(everyone) > MOST_ONE_BY_ONE
     speed = {
         device.name: solo_per_s(device, world.batch) / (1 + FLAKY_WITHIN_S * device.failures_per_s)
         for device in world.devices
     }
 
-    def slowest(members: Members) -> str:
-        return min(members, key=speed.__getitem__)
+    def slowest(members: Members) -> Members:
+        if many:
+            return _worst_of_many(members, {n: 1 / speed[n] for n in members}, len(everyone))
+        return (min(members, key=speed.__getitem__),)
 
-    def farthest(members: Members) -> str:
+    def farthest(members: Members) -> Members:
         links = world.only(members).links
-        return max(members, key=lambda name: (_reach_s(name, links), -speed[name]))
+        if many:
+            return _worst_of_many(members, _nearest_s(members, links), len(everyone))
+        return (max(members, key=lambda name: (_reach_s(name, links), -speed[name])),)
 
     near_sets = _peel(world, everyone, farthest)
     return dict.fromkeys(each for near in near_sets for each in _peel(world, near, slowest))
@@ -155,7 +169,7 @@ def _refused(sentence: Sentence, cohort: Cohort, spare_bytes: Mapping[str, int])
     if found < needed:
         return f"needs {needed} members, found {found}"
     room = sum(device.max_batch for device in cohort.world.devices)
-    if room < cohort.batch:  # paced, a device may be without a step, and the others hold too little
+    if sentence.paced and room < cohort.batch:  # whoever has a step holds too little
         return f"leaves no time for a step to some devices, and the others hold {room} samples"
     if not spare_bytes:
         return ""
@@ -169,13 +183,29 @@ def _refused(sentence: Sentence, cohort: Cohort, spare_bytes: Mapping[str, int])
     return ""
 
 
-def _peel(world: World, members: Members, worst: Callable[[Members], str]) -> Iterator[Members]:
-    """Leave out the worst member, one after the other, as long as the rest can hold the batch."""
+def _peel(world: World, members: Members, worst: Callable[[Members], Members]) -> Iterator[Members]:
+    """Leave out the worst, one after the other, as long as the rest can hold the batch."""
     room = {device.name: max(0, device.max_batch) for device in world.devices}
     while members and sum(room[name] for name in members) >= world.batch:
         yield members
-        left_out = worst(members)
-        members = tuple(name for name in members if name != left_out)
+        left_out = set(worst(members))
+        members = tuple(name for name in members if name not in left_out)
+
+
+def _worst_of_many(members: Members, badness: Mapping[str, float], num_all: int) -> Members:
+    """The worst eighth of all, with whoever is as bad as the last of them."""
+    last = sorted((badness[name] for name in members), reverse=True)[: -(-num_all // 8)][-1]
+    return tuple(name for name in members if badness[name] * (1 + ALIKE) >= last)
+
+
+def _nearest_s(members: Members, links: Sequence[Link]) -> dict[str, float]:
+    """Seconds to send a probe over the best of each member's links."""
+    nearest = dict.fromkeys(members, math.inf)
+    for link in links:
+        seconds = road_s(link)
+        for end in (link.a, link.b):
+            nearest[end] = min(nearest[end], seconds)
+    return nearest
 
 
 def _reach_s(name: str, links: Sequence[Link]) -> float:

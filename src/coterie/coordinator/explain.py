@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
+
+from coterie.coordinator.listing import MOST_NAMED, named, shared
 
 Event = Mapping[str, Any]
 
 MOST_LINKS = 6  # told one by one; more are summed up
+PLENTY = 1 << 30  # samples at once: more than any batch, where no memory was said
 STAMP = frozenset({"seq", "time_s", "kind", "decision"})
 
 
@@ -35,6 +39,9 @@ def explain(events: Iterable[Event]) -> list[dict[str, Any]]:
         elif event.get("kind") == "outcome" and event.get("decision") in latest:
             compared = {name: value for name, value in event.items() if name not in STAMP}
             latest[event["decision"]]["outcome"] = compared
+        elif event.get("kind") == "noise" and event.get("decision") in latest:
+            told = {name: value for name, value in event.items() if name not in STAMP}
+            latest[event["decision"]]["noise"] = told
     return explained
 
 
@@ -61,6 +68,7 @@ def _decided(event: Event) -> dict[str, Any]:
         ],
         "reasons": list(event.get("reasons") or ()),
         "outcome": None,
+        "noise": None,
     }
 
 
@@ -72,8 +80,7 @@ def _slower(option: Event, chosen: Event) -> float | None:
 def _told(decision: Event) -> Iterator[str]:
     inputs, chosen = decision.get("inputs") or {}, decision["chosen"]
     yield f"Decision {decision['number']}: {decision['cause'] or 'no cause was noted'}."
-    for device in inputs.get("devices") or ():
-        yield _device_words(device, inputs.get("batch"))
+    yield from _devices_words(inputs.get("devices") or (), inputs.get("batch"))
     yield from _link_words(inputs.get("links") or ())
     if meeting_s := inputs.get("meeting_s"):
         yield f"Measured of a meeting: {_seconds(meeting_s)} beyond the price of its exchange."
@@ -83,6 +90,23 @@ def _told(decision: Event) -> Iterator[str]:
     for option in decision.get("rejected") or ():
         yield _rejected_words(option)
     yield _outcome_words(decision.get("outcome"))
+    if noise := decision.get("noise"):
+        yield f"Measured: {str(noise.get('text', '')).rstrip('.')}."
+
+
+def _devices_words(devices: Sequence[Event], batch: int | None) -> Iterator[str]:
+    """One by one where they are few; of many, those alike together."""
+    if len(devices) <= MOST_NAMED:
+        yield from (_device_words(device, batch) for device in devices)
+        return
+    alike: dict[str, list[Event]] = {}
+    for device in devices:
+        alike.setdefault(_device_words({**device, "name": ""}, batch), []).append(device)
+    for group in islice(alike.values(), MOST_NAMED):
+        name = named([str(device.get("name", "a device")) for device in group])
+        yield _device_words({**group[0], "name": name}, batch)
+    if len(alike) > MOST_NAMED:
+        yield f"Believed of {len(devices):,} devices: as different as these, or more so."
 
 
 def _device_words(device: Event, batch: int | None) -> str:
@@ -94,7 +118,7 @@ def _device_words(device: Event, batch: int | None) -> str:
     alone = min(filter(None, (batch, most)), default=0)
     if alone and a_s + c_s * alone > 0:
         words += f", {_amount(alone / (a_s + c_s * alone))} samples/s alone at a batch of {alone:,}"
-    return words + (f", at most {most:,} samples at once." if most else ".")
+    return words + (f", at most {most:,} samples at once." if most and most < PLENTY else ".")
 
 
 def _link_words(links: Sequence[Event]) -> Iterator[str]:
@@ -120,8 +144,7 @@ def _road(link: Event) -> tuple[Any, Any]:
 
 
 def _option_words(option: Event) -> str:
-    shares = (option.get("shares") or {}).items()
-    words = ", ".join(f"{member} {share:,}" for member, share in shares if share)
+    words = shared({m: share for m, share in (option.get("shares") or {}).items() if share})
     return f"{option.get('strategy', 'an unnamed strategy')}" + (f" on {words}" if words else "")
 
 

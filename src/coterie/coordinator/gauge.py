@@ -58,6 +58,14 @@ class Pace:
         """How much the medians stand on."""
         return len(self._reports)
 
+    def latest(self, num: int) -> list[tuple[int, float]]:
+        """The batch and the seconds of a step of the last reports."""
+        return [(batch, step_s) for batch, step_s, _ in self._reports[-num:]]
+
+    def last(self) -> Pace:
+        """The last report alone."""
+        return Pace(_reports=self._reports[-1:])
+
     @property
     def batch(self) -> int:
         """Samples of a step."""

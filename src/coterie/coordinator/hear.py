@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from coterie.coordinator.compensate import listen
 from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
@@ -16,7 +17,7 @@ from coterie.leases import unlearned
 from coterie.transport import messages as say
 from coterie.transport.parcels import pieces
 from coterie.types import Layout
-from coterie.world import Device, Link
+from coterie.world import Device, Layer, Link
 
 MOST_DECLINED = 3  # rounds in a row
 MEMORY_PART = 0.8  # of what is free on a machine, for all its agents together
@@ -63,6 +64,7 @@ def hear(run: Run, name: str, message: Any) -> None:
 def _hello(run: Run, hello: say.Hello) -> None:
     if hello.name == say.HUB:
         run.hub = hello
+        run.event("server", state="joined", pid=hello.pid)
         run.tell(say.HUB, say.Welcome(job={}))
         return
     if hello.name in run.members:
@@ -142,8 +144,10 @@ def _refused(run: Run, name: str, message: say.Refused) -> None:
 def _probed(run: Run, name: str, probed: say.Probed) -> None:
     member = run.members[name]
     if member.device is None:
-        member.device = fit_device(name, probed.timings, _max_batch(run, name, probed))
+        device = fit_device(name, probed.timings, _max_batch(run, name, probed))
+        member.device = replace(device, memory_bytes=_room_bytes(run, name))
         member.state = "measured"
+        run.chain = run.chain or tuple(Layer(*figures) for figures in probed.chain)
     solo = run.solo.setdefault(name, Flow())
     for batch, seconds in probed.timings:
         if batch == max(b for b, _ in probed.timings):
@@ -153,12 +157,17 @@ def _probed(run: Run, name: str, probed: say.Probed) -> None:
 
 
 def _max_batch(run: Run, name: str, probed: say.Probed) -> int:
-    """How many samples fit beside the model, of this agent's part of its machine's memory."""
+    """How many samples fit beside the model."""
+    room = _room_bytes(run, name) - probed.fixed_bytes
+    return max(1, int(room / max(1.0, probed.bytes_per_sample)))
+
+
+def _room_bytes(run: Run, name: str) -> int:
+    """This agent's part of its machine's memory."""
     mine = run.members[name].hello
     host = mine.store.rpartition(":")[0]
     beside = sum(m.hello.store.rpartition(":")[0] == host for m in run.members.values())
-    room = MEMORY_PART * mine.memory_bytes / beside - probed.fixed_bytes
-    return max(1, int(room / max(1.0, probed.bytes_per_sample)))
+    return int(MEMORY_PART * mine.memory_bytes / beside)
 
 
 def _linked(run: Run, name: str, linked: say.Linked) -> None:
@@ -273,15 +282,18 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
         run.loss_sum += report.loss * report.num_samples
         run.num_losses += report.num_samples
         run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
-    if report.num_steps and report.compute_s > 0:
+    times_s = (report.compute_s, report.exchange_s)
+    if report.num_steps > 0 and report.compute_s > 0 and all(map(math.isfinite, times_s)):
         did = ("last_round", "num_samples", "num_steps", "compute_s", "exchange_s")
         run.event("work", member=name, **report.model_dump(include=set(did)))
         run.paces.setdefault(name, Pace()).add(
             batch=max(1, round(report.num_samples / report.num_steps)),
             step_s=report.compute_s / report.num_steps,
-            meeting_s=report.exchange_s / (report.last_round - report.first_round + 1),
+            meeting_s=max(0.0, report.exchange_s)
+            / max(1, report.last_round - report.first_round + 1),
             num_steps=report.num_steps,
         )
+    listen(run, name, report)
     if report.gap_s:
         pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())
         if run.pauses:
@@ -306,6 +318,13 @@ def log_final(run: Run) -> None:
         run.epoch_loss = run.loss_sum / max(1, run.num_losses)
         run.loss_sum, run.num_losses = 0.0, 0
         run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
+
+
+def put_on_record(run: Run) -> None:
+    """The books as they stand; first what has become final, which is no part of them."""
+    log_final(run)
+    run.event("books", **run.ledger.books())
+    run.ledger.freed = False
 
 
 def _scores(run: Run, name: str, scores: say.Scores) -> None:

@@ -81,6 +81,7 @@ class Ledger:
     final: list[tuple[int, Round]] = field(default_factory=list)  # not yet logged
     finished: list[int] = field(default_factory=list)  # epochs learned whole, not yet logged
     num_epochs: int = 0  # learned whole
+    freed: bool = field(default=False, compare=False)  # since on record, by a round not yet final
 
     @property
     def idle(self) -> bool:
@@ -127,7 +128,9 @@ class Ledger:
         if number not in self.issued:
             return
         self._finalise(before=number)
-        kept = self._release(self.issued.pop(number), cohort)
+        issued = self.issued.pop(number)
+        kept = self._release(issued, cohort)
+        self.freed = self.freed or kept.num_samples < issued.num_samples
         self.provisional[number] = kept
         self.committed = max(self.committed, number)
         self.num_steps += kept.num_steps

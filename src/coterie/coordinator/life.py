@@ -11,10 +11,19 @@ from collections.abc import Callable, Generator
 from coterie.coordinator.account import progress
 from coterie.coordinator.boundary import compare, evaluate, evaluation_due, save, save_due
 from coterie.coordinator.hear import log_final
+from coterie.coordinator.perceive import links_are_doubtful
 from coterie.coordinator.replan import choose, close_decision, everyone, reconsider
 from coterie.coordinator.rounds import Wait, drained, issue, issue_apart
 from coterie.coordinator.run import Run
-from coterie.coordinator.terms import grow, keep_membership, link_up, new_term, newcomers, regroup
+from coterie.coordinator.terms import (
+    doubt_links,
+    grow,
+    keep_membership,
+    link_up,
+    new_term,
+    newcomers,
+    regroup,
+)
 from coterie.errors import JoinError, StrategyError, TrainingError
 from coterie.transport import messages as say
 
@@ -137,8 +146,8 @@ def reunite(run: Run) -> Wait:
     yield lambda: all_here() or run.now_s > deadline_s or bool(run.stopping)
     run.reuniting, run.healthy = False, holders()
     newest = max((run.members[name].round for name in run.healthy), default=-1)
-    if run.apart and run.healthy and run.hub is not None:
-        newest = run.ledger.committed  # the server holds it, and members' own rounds do not compare
+    if run.apart and run.healthy:
+        newest = run.ledger.committed  # the server's, and members' own rounds do not compare
     if was_concluded(run):
         return
     if newest < run.ledger.committed:
@@ -158,8 +167,12 @@ def was_concluded(run: Run) -> bool:
 
 def go_on(run: Run) -> Wait:
     """Give out the next block, and wait until it is the only one under way."""
+    if links_are_doubtful(run):
+        yield from doubt_links(run)
     if reconsider(run):
         yield from keep_membership(run)
+    if run.torn or run.stopping:
+        return
     if run.apart:
         yield from go_on_apart(run)
         return

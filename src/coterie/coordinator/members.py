@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from coterie.coordinator.line import Line
 from coterie.transport.messages import Hello, Ready
 from coterie.world import Device
 
@@ -60,6 +61,8 @@ class Member:
     pulse: Pulse
     ready: Ready | None = None
     device: Device | None = None
+    line: Line | None = None  # its time of a step, as it is learned from its reports
+    scatter: float = 0.0  # how far its reports lie from what was expected, as a part of it
     solo_per_s: float = 0.0  # as last measured running freely on the whole batch
     computing_s: float = 0.0  # on one thing, as it said last
     round: int = 0  # the last one it committed, as it said when it came back

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from coterie.coordinator.parallel import is_whole, pipeline_shares
 from coterie.coordinator.prices import (
     BYTES_PER_VALUE,
     Cohort,
@@ -30,6 +31,7 @@ from coterie.coordinator.prices import (
 )
 from coterie.coordinator.shares import equal_shares, exact_shares, paced_shares
 from coterie.errors import JobError
+from coterie.sync.teams import Pipeline
 from coterie.types import Layout
 from coterie.world import Device, Option, World
 
@@ -73,6 +75,7 @@ def predict(world: World, layout: Layout, strategy: Strategy, shares: Mapping[st
 
 def weigh(sentence: Sentence, cohort: Cohort) -> Option:
     """What a sentence brings to members whose shares are known; the module's head says how."""
+    members = tuple(cohort.shares)
     num_rounds = math.ceil(cohort.world.num_train / (sentence.every * cohort.batch))
     samples_per_round = cohort.world.num_train / num_rounds
     one_step_s, road_s = step_s(sentence, cohort), roads_s(sentence, cohort)
@@ -86,7 +89,7 @@ def weigh(sentence: Sentence, cohort: Cohort) -> Option:
         round_s=round_s,
         exchange_s=exchange_s,
         samples_per_round=samples_per_round,
-        efficiency=sentence.keeps,
+        efficiency=1.0 if is_whole(sentence.team, members) else sentence.keeps,
         survival=math.exp(-cohort.failures_per_s * round_s),
         hidden_s=unseen_s,
     )
@@ -100,6 +103,8 @@ def shares_for(strategy: Strategy, world: World) -> dict[str, int]:
     >>> shares_for(recipes.dylu(4), World(devices, (), 10, 100))
     {'a': 8, 'b': 2}
     """
+    if isinstance(strategy.team, Pipeline) and strategy.team.crew:
+        return pipeline_shares(world.batch, tuple(device.name for device in world.devices))
     return shares_of(world, strategy.walk is not None and strategy.walk.paced)
 
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coterie.coordinator import shares as sharing
+from coterie.coordinator.parallel import passing_s
 from coterie.sync.exchanges import Exchange, Pace, Reduce, slowest
 from coterie.sync.fragments import buckets, split
 from coterie.sync.pieces import Every
 from coterie.sync.room import Payload
-from coterie.sync.teams import Islands
+from coterie.sync.teams import Islands, Team
 from coterie.types import Layout
 from coterie.world import Device, World
 
@@ -42,6 +43,8 @@ class Sentence:
     written: str
     kind: str  # what sets it apart whatever the length of its walk
     exchange: Exchange
+    plain: bool  # whether gradients are averaged as they are, at every step
+    team: Team | None
     islands: Islands | None
     every: int
     overlap: int
@@ -81,6 +84,7 @@ def sentence_of(strategy: Strategy, layout: Layout) -> Sentence:
     (4, 1, 4)
     """
     walk, team = strategy.walk, strategy.team
+    plain = strategy.plain and walk is None
     sizes = [strategy.narrowed(part).size for part in split(layout, walk.fragments if walk else 1)]
     pack_ns, open_ns = strategy.pack.takes_ns() if strategy.pack else (0.0, 0.0)
     return Sentence(
@@ -89,6 +93,8 @@ def sentence_of(strategy: Strategy, layout: Layout) -> Sentence:
         written=repr(strategy),
         kind=str([_apart(piece) for piece in strategy.pieces]),
         exchange=strategy.exchange,
+        plain=plain,
+        team=team,
         islands=team if isinstance(team, Islands) else None,
         every=strategy.every,
         overlap=strategy.overlap,
@@ -97,7 +103,7 @@ def sentence_of(strategy: Strategy, layout: Layout) -> Sentence:
         least=strategy.least,
         payloads=strategy.payloads(layout),
         codec_s=tuple((1e-9 * size * pack_ns, 1e-9 * size * open_ns) for size in sizes),
-        num_buckets=len(buckets(layout, BYTES_PER_VALUE)) if strategy.plain and not walk else 1,
+        num_buckets=len(buckets(layout, BYTES_PER_VALUE)) if plain else 1,
         whole=Payload(BYTES_PER_VALUE * layout.size, summable=True),
         shared=Payload(BYTES_PER_VALUE * sum(sizes), summable=True),
     )
@@ -138,7 +144,10 @@ def _paced_s(shares: Mapping[str, int], devices: Sequence[Device]) -> float:
 
 
 def step_s(sentence: Sentence, cohort: Cohort) -> float:
-    """Seconds of a step on the whole batch, and of the sum inside an island that follows it."""
+    """Seconds of a step on the whole batch: with the sum inside an island, or through stages."""
+    staged_s = passing_s(sentence.team, cohort.shares, cohort.world)
+    if staged_s is not None:
+        return staged_s
     if sentence.islands is None:
         return cohort.step_s
     return max(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from coterie.coordinator import rivals
+from coterie.coordinator.listing import named, shared
 from coterie.coordinator.model import ideal_per_s
+from coterie.coordinator.parallel import why_stages
 from coterie.coordinator.rivals import Weighed
 from coterie.coordinator.shares import equal_shares, paced_batch, step_s
+from coterie.sync.teams import Pipeline
 from coterie.world import Option, World
 
 
@@ -51,8 +54,10 @@ def _against_every_step(able: Sequence[Weighed], chosen: Weighed) -> Iterator[st
 
 def _why_shares(world: World, chosen: Weighed) -> str:
     shares = chosen.option.shares
-    listed = ", ".join(f"{name} {share}" for name, share in shares.items())
+    listed, team = shared(shares), chosen.sentence.team
     devices = world.only(tuple(shares)).devices
+    if isinstance(team, Pipeline) and team.crew and world.chain:
+        return why_stages(team, world)
     if len(devices) == 1:
         return f"One device learns alone ({listed} samples a step), so that nothing is exchanged."
     if chosen.sentence.paced:
@@ -72,7 +77,7 @@ def _why_islands(chosen: Weighed) -> Iterator[str]:
     islands = chosen.sentence.islands
     if islands is not None and chosen.num_members > 1:
         teams = islands.teams(tuple(chosen.members))
-        listed = "; ".join(", ".join(team) for team in teams)
+        listed = "; ".join(map(named, teams))
         yield (
             f"Links inside {len(teams)} islands ({listed}) are fast against those between: every "
             "gradient is averaged inside, and only walks between them."
@@ -108,12 +113,12 @@ def _bargain(now: Option, then: Option) -> str:
 def _why_left_out(world: World, able: Sequence[Weighed], chosen: Weighed) -> str:
     shares = chosen.option.shares
     names = [device.name for device in world.devices if device.name not in shares]
-    lead = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: "
+    lead = f"{named(names)} {'is' if len(names) == 1 else 'are'} left out: "
     more = rivals.with_more(able, chosen)
     if more is not None:
         return (
             f"{lead}the best with more devices, {more.option.strategy} on "
-            f"{', '.join(more.option.shares)}, would reach {_part(more.option, chosen)}."
+            f"{named(more.option.shares)}, would reach {_part(more.option, chosen)}."
         )
     soonest = min((world.device(name) for name in names), key=lambda device: device.step_s(1))
     others_s = step_s(shares, world.only(tuple(shares)).devices)

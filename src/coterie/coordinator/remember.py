@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from coterie.coordinator.account import from_event
 from coterie.coordinator.gauge import Flow
 from coterie.coordinator.ledger import Ledger
-from coterie.coordinator.run import Run
+from coterie.coordinator.run import UNTRIED_ROAD, Run
 from coterie.sync.reading import parse
 from coterie.transport import messages as say
 from coterie.types import Layout
@@ -62,7 +63,7 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
             run.save_cost_s = event.get("pause_s", 0.0)
         case "progress":
             run.elapsed_before_s, run.loss = event["elapsed_s"], event["loss"]
-            run.member_s = event.get("member_s", 0.0)
+            run.at_work_s = dict(event.get("at_work_s", {}))
         case "pause":
             run.pauses.append({event["member"]: event["seconds"]})
         case "agent":
@@ -73,7 +74,8 @@ def _decide_again(run: Run, event: Mapping[str, Any]) -> None:
     decision = from_event(event)
     run.decisions.append(decision)
     run.plan, run.strategy = decision.chosen, parse(decision.chosen.strategy)
-    run.meeting_s = decision.world.meeting_s
+    run.road = replace(UNTRIED_ROAD, a=decision.world.meeting_s)
+    run.chain = decision.world.chain
     run.beliefs |= {device.name: device for device in decision.world.devices}
     if len(decision.chosen.shares) == run.num_agents or run.with_all is None:
         run.with_all = decision
@@ -85,6 +87,7 @@ def _meet_again(run: Run, name: str, state: str) -> None:
     run.num_suspected += state == "suspected"
     run.num_rejoined += state == "rejoined"
     if state in ("lost", "suspected"):
+        run.losses[name] += 1
         run.missed.add(name)
     elif state == "rejoined":
         run.missed.discard(name)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from coterie.coordinator import decide as choices
 from coterie.coordinator.account import as_event
-from coterie.coordinator.adapt import observe
+from coterie.coordinator.compensate import compensate, shunned
 from coterie.coordinator.fixed import fixed_decision
+from coterie.coordinator.listing import named
 from coterie.coordinator.model import equal_option, predict, shares_for
+from coterie.coordinator.noise import Advice, advise
+from coterie.coordinator.perceive import fold, has_jumped, scatter
 from coterie.coordinator.run import Run
 from coterie.errors import JobError, StrategyError
 from coterie.sync.chain import Strategy
@@ -18,10 +22,8 @@ from coterie.types import Layout
 from coterie.world import Decision, Option, World
 
 RECONSIDER_S = 2.0  # between two looks at what was measured
-MIN_REPORTS = 3  # before a measurement is believed
-LEARN = 0.5  # how much of a measured meeting is believed at once
-MIN_STEPS = 24  # that are believed as well, in however few reports
 KEEP_GAIN = 0.05  # a change must promise this much more
+TELL_LOG_RATIO = 0.3  # by which the noise scale has changed, before it is told again
 SHARE_GAIN = 0.02  # and this much, where members and strategy stay: new shares cost nothing
 
 
@@ -43,6 +45,8 @@ def choose(run: Run, cause: str) -> None:
     else:
         best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
         decision = steady(best, run.layout, run.strategy)
+    if advice := advice_of(run):
+        decision = replace(decision, reasons=(*decision.reasons, str(advice)))
     close_decision(run)
     run.decisions.append(decision)
     adopt(run, decision)
@@ -50,8 +54,32 @@ def choose(run: Run, cause: str) -> None:
 
 
 def linked(run: Run) -> World:
-    """What is believed of members and of those left out: newcomers have no known links yet."""
-    return run.world.only((*run.term.members, *run.left_out))
+    """What is believed of members and of those left out: newcomers have no known links yet.
+
+    Whoever is left out for what it brought is not asked.
+    """
+    present = {*run.term.members, *run.left_out} - shunned(run)
+    return run.world.only(tuple(sorted(present)))
+
+
+def advice_of(run: Run) -> Advice | None:
+    """What gradients say of the batch, where members meet at every step; else they do not tell."""
+    if run.layout is None or run.strategy is None:
+        return None
+    return advise(run.noise, linked(run), run.layout, run.strategy)
+
+
+def tell_noise(run: Run) -> None:
+    """Put on record what gradients say of the batch, whenever that has changed a good deal."""
+    scale = run.noise.scale
+    told = run.told_scale
+    if scale is None or (told is not None and abs(math.log(scale / told)) < TELL_LOG_RATIO):
+        return
+    if (advice := advice_of(run)) and run.decisions:
+        run.told_scale = scale
+        told_of = {"signal": run.noise.signal, "variance": run.noise.variance}
+        number = run.decisions[-1].number
+        run.event("noise", decision=number, text=str(advice), **asdict(advice), **told_of)
 
 
 def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> Decision:
@@ -68,9 +96,9 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     if gain >= KEEP_GAIN or same == best or len(same.shares) < parse(same.strategy).least:
         return decision
     reason = (
-        f"{best.strategy} on {', '.join(best.shares)} would bring {gain:.1%} more, less than the "
+        f"{best.strategy} on {named(best.shares)} would bring {gain:.1%} more, less than the "
         f"{KEEP_GAIN:.0%} that a change must promise: {same.strategy} on "
-        f"{', '.join(same.shares)} it is."
+        f"{named(same.shares)} it is."
     )
     pace = f"It takes {1e3 * same.round_s:.1f} ms a round: {same.throughput_per_s:,.0f} samples/s."
     return replace(
@@ -108,7 +136,8 @@ def adopt(run: Run, decision: Decision) -> None:
     assert run.layout is not None
     equal = equal_option(decision.world.only(tuple(option.shares)), run.layout, run.strategy)
     run.equal_per_s = equal.throughput_per_s
-    run.left_out = {d.name for d in decision.world.devices} - option.shares.keys()
+    considered = {d.name for d in decision.world.devices} | (shunned(run) & run.members.keys())
+    run.left_out = considered - option.shares.keys()
     if len(option.shares) == run.num_agents or run.with_all is None:
         run.with_all = decision
     run.paces.clear()
@@ -142,10 +171,16 @@ def close_decision(run: Run) -> None:
 
 def reconsider(run: Run) -> bool:
     """Fold in what was measured, and decide anew if that promises a clear gain; whether it did."""
-    if run.plan is None or run.now_s < run.reconsidered_s + RECONSIDER_S:
+    if run.plan is None:
         return False
+    if run.now_s < run.reconsidered_s + RECONSIDER_S and not has_jumped(run):
+        return False
+    if cause := compensate(run):
+        choose(run, cause)
+        return True
     run.reconsidered_s = run.now_s
     fold(run)
+    tell_noise(run)
     if run.job.deterministic:
         return False
     world, layout, strategy = linked(run), run.layout, run.strategy
@@ -155,28 +190,8 @@ def reconsider(run: Run) -> bool:
     best = choices.decide(world, layout, 0, "", asked or closures(run)).chosen
     now = predict(world.only(run.term.members), layout, strategy, run.plan.shares)
     same = best.strategy == now.strategy and best.shares.keys() == run.plan.shares.keys()
-    if best.goodput_per_s < (1 + (SHARE_GAIN if same else KEEP_GAIN)) * now.goodput_per_s:
+    wanted = max(SHARE_GAIN if same else KEEP_GAIN, scatter(run))  # less than noise is no gain
+    if best.goodput_per_s < (1 + wanted) * now.goodput_per_s:
         return False
     choose(run, "measured speeds have changed")
     return True
-
-
-def fold(run: Run) -> None:
-    """Believe a little more of what members reported, and begin to listen anew."""
-    paces = {
-        name: pace
-        for name, pace in run.paces.items()
-        if pace.num_reports >= MIN_REPORTS or pace.num_steps >= MIN_STEPS
-    }
-    for name, pace in paces.items():
-        member = run.members.get(name)
-        if member is not None and member.device is not None:
-            member.device = observe(member.device, pace.batch, pace.step_s)
-        figures = {"batch": pace.batch, "step_s": pace.step_s, "meeting_s": pace.meeting_s}
-        run.event("pace", member=name, **figures)
-        del run.paces[name]
-    if len(paces) > 1 and run.plan is not None:
-        # Whoever comes last does not wait for others: its exchange is the meeting itself.
-        meeting_s = min(pace.meeting_s for pace in paces.values())
-        priced_s = run.plan.exchange_s - run.decisions[-1].world.meeting_s
-        run.meeting_s += LEARN * (max(0.0, meeting_s - priced_s) - run.meeting_s)

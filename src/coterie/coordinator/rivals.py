@@ -85,7 +85,7 @@ def _neighbours(able: Sequence[Weighed], chosen: Weighed) -> list[Weighed]:
 
 def every_step(able: Sequence[Weighed], chosen: Weighed) -> Weighed | None:
     """What the same members would come to if they averaged every gradient as it is."""
-    plain = (each for each in able if each.sentence.strategy.plain and not each.walks)
+    plain = (each for each in able if each.sentence.plain)
     return next((each for each in plain if each.members == chosen.members), None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 
+from coterie.coordinator.hear import put_on_record
 from coterie.coordinator.run import Run
 from coterie.coordinator.shares import paced_batch
 from coterie.transport import messages as say
@@ -30,6 +31,8 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
     first = run.ledger.next_round
     if every < 1:
         return first
+    if run.ledger.freed:  # the record is to know what is free before it is given out again
+        put_on_record(run)
     last_epoch, batch = run.job.until.get("epochs", float("inf")), steps_on(run)
     grant = run.ledger.grant(shares, every, num_rounds, last_epoch, batch)
     if grant is not None:
@@ -43,6 +46,7 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
             strategy=repr(run.strategy),
             batch=batch,
             epoch_loss=run.epoch_loss,
+            trust={name: trust for name, trust in run.trust.items() if name in shares},
             digest=_digest_due(run),
         )
         # On record before anybody hears it: a coordinator that comes after this one knows it too.

@@ -6,21 +6,30 @@ drives the coordinator.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coterie.config import Job
 from coterie.coordinator.fixed import refuse_unsteady
 from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
+from coterie.coordinator.line import Line
 from coterie.coordinator.members import Member
+from coterie.coordinator.noise import Noise
+from coterie.coordinator.survival import failures_per_s
+from coterie.coordinator.trust import Exile, Standing
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
 from coterie.transport import messages as say
 from coterie.transport.parcels import Assembly
 from coterie.types import Layout
-from coterie.world import Decision, Device, Link, Option, World
+from coterie.world import Decision, Device, Layer, Link, Option, World
+
+# Meetings cost as much as they are priced, give or take 20 ms each and as much again for bytes.
+UNTRIED_ROAD = Line(a=0.0, c=1.0, aa=0.02**2, cc=1.0)
+LINKS_STAND_S = 10.0  # before they are probed again
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ class Run:
         self.hub: say.Hello | None = None  # the server of the star road, once it is here
         self.links: dict[frozenset[str], Link] = {}
         self.linked: set[str] = set()
+        self.chain: tuple[Layer, ...] = ()  # of the model, as the first to measure it told
 
     def _know_progress(self) -> None:
         self.now_s = self.started_s = self.began_s = 0.0
@@ -115,14 +125,23 @@ class Run:
         self.decisions: list[Decision] = []
         self.reconsidered_s = 0.0
         self.paces: dict[str, Pace] = {}  # by member, since it was last folded into a belief
-        self.meeting_s = 0.0  # see World.meeting_s
+        self.road = UNTRIED_ROAD  # what meetings cost against their price on the links as probed
         self.scores: say.Scores | None = None
         self.scored_s, self.scored_epoch = 0.0, 0
         self.saving: Saving | None = None
         self.saved_s, self.saved_round = 0.0, 0  # the newest round that a checkpoint holds
         self.save_cost_s = 0.0  # that saving held up its members the last time
         self.lost_since_saved = False  # whether a member was
-        self.member_s, self.watched_s = 0.0, 0.0  # all that members were at work, until when
+        self.at_work_s: dict[str, float] = {}  # by member: for how long it was at work
+        self.standings: dict[str, Standing] = {}  # by member: how its vectors lie to others'
+        self.trust: dict[str, float] = {}  # what samples of some count for
+        self.exiles: dict[str, Exile] = {}  # who is, or was, left out for what it brought
+        self.noise = Noise()  # of gradients
+        self.told_scale: float | None = None  # of that noise, when it was told last
+        self.losses: Counter[str] = Counter()  # by member: how often it was lost meanwhile
+        self.watched_s = 0.0  # until when
+        self.doubts_links = False  # as what meetings take is not what they explain
+        self.probe_links_s, self.links_stand_s = 0.0, LINKS_STAND_S  # not before; for how long
         self.loss: float | None = None
         self.loss_sum, self.num_losses = 0.0, 0  # of the epoch under way
         self.epoch_loss: float | None = None  # of the newest epoch that was learned whole
@@ -132,9 +151,22 @@ class Run:
     # -- what it knows ----------------------------------------------------------------------------
 
     @property
+    def meeting_s(self) -> float:
+        """See World.meeting_s."""
+        return self.road.a
+
+    @property
     def world(self) -> World:
         """What is believed of the measured agents and of the links among them."""
-        devices = [m.device for m in self.members.values() if m.device is not None]
+        probed = self.probed_world
+        links = tuple(replace(k, bytes_per_s=k.bytes_per_s / self.road.c) for k in probed.links)
+        return replace(probed, links=links, meeting_s=self.meeting_s)
+
+    @property
+    def probed_world(self) -> World:
+        """The same, with links as they were probed."""
+        measured = [m.device for m in self.members.values() if m.device is not None]
+        devices = [self.as_reliable(device) for device in measured]
         names = frozenset(device.name for device in devices)
         links = [link for link in self.links.values() if link.joins(names)]
         return World(
@@ -142,8 +174,18 @@ class Run:
             tuple(sorted(links, key=lambda k: (k.a, k.b))),
             self.job.batch,
             self.ledger.num_train,
-            self.meeting_s,
+            chain=self.chain,
         )
+
+    def as_reliable(self, device: Device) -> Device:
+        """A device that fails as often as it was seen to."""
+        counted = self.losses[device.name], self.at_work_s.get(device.name, 0.0)
+        return replace(device, failures_per_s=failures_per_s(*counted))
+
+    @property
+    def member_s(self) -> float:
+        """All that members were at work, together."""
+        return sum(self.at_work_s.values())
 
     @property
     def by_star(self) -> bool:
@@ -182,8 +224,9 @@ class Run:
 
     def watch(self) -> None:
         """Count for how long members have been at work: what their losses are measured against."""
-        at_work = self.members.keys() & set(self.term.members) if self.plan else ()
-        self.member_s += len(at_work) * (self.now_s - self.watched_s)
+        for name in self.members.keys() & set(self.term.members) if self.plan else ():
+            before_s = self.at_work_s.get(name, 0.0)
+            self.at_work_s[name] = before_s + self.now_s - self.watched_s
         self.watched_s = self.now_s
 
     def probe(self, seconds: float = 0.6) -> say.Probe:

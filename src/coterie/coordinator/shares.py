@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from coterie.errors import JobError
 from coterie.world import Device
@@ -23,9 +24,10 @@ def exact_shares(total: int, devices: Sequence[Device]) -> dict[str, int]:
     """
     _check(total, devices)
     early, late = 0.0, max(d.step_s(min(total, d.max_batch)) for d in devices)
+    alike = Counter(replace(device, name="", failures_per_s=0.0) for device in devices)
     # Halve until no float lies between: by `late`, and no sooner, all together hold `total`.
     while early < (middle := early + (late - early) / 2) < late:
-        if sum(_finished(device, middle, total) for device in devices) < total:
+        if sum(num * _finished(device, middle, total) for device, num in alike.items()) < total:
             early = middle
         else:
             late = middle
@@ -107,10 +109,15 @@ def step_s(shares: Mapping[str, int], devices: Sequence[Device]) -> float:
 def _finished(device: Device, deadline_s: float, total: int) -> int:
     """The most samples of a step that the device finishes by the deadline.
 
-    Asks `step_s` itself: ⌊(T − a)/c⌋ may be one off where floats round.
+    Asks `step_s` itself: ⌊(T − a)/c⌋ may be a few off where floats round.
     """
     most = max(0, min(total, device.max_batch))
-    return bisect_right(range(1, most + 1), deadline_s, key=device.step_s)
+    guess = int(min(most, max(0.0, (deadline_s - device.overhead_s) / device.per_sample_s)))
+    while guess < most and device.step_s(guess + 1) <= deadline_s:
+        guess += 1
+    while guess and device.step_s(guess) > deadline_s:
+        guess -= 1
+    return guess
 
 
 def _check(total: int, devices: Sequence[Device]) -> None:
@@ -118,15 +125,14 @@ def _check(total: int, devices: Sequence[Device]) -> None:
         raise JobError("expected at least one device to share a batch, found none; add a device")
     if total < 1:
         raise JobError(f"expected a batch of 1 sample or more, found {total}; raise the batch")
-    names = [device.name for device in devices]
-    twice = {name for name in names if names.count(name) > 1}
+    twice = {name for name, num in Counter(d.name for d in devices).items() if num > 1}
     if twice:
         raise JobError(
             f"expected devices of different names, found {', '.join(sorted(twice))} twice; "
             "rename one"
         )
     for device in devices:
-        _check_times(device)
+        check_times(device)
     room = sum(max(0, device.max_batch) for device in devices)
     if room < total:
         raise JobError(
@@ -135,7 +141,8 @@ def _check(total: int, devices: Sequence[Device]) -> None:
         )
 
 
-def _check_times(device: Device) -> None:
+def check_times(device: Device) -> None:
+    """Raise JobError for a device whose steps take no time, no finite one, or less than none."""
     overhead_s, per_sample_s = device.overhead_s, device.per_sample_s
     fits_floats = math.isfinite(device.step_s(max(1, device.max_batch)))
     if overhead_s < 0 or per_sample_s <= 0 or not fits_floats:

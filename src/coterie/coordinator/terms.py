@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations
 
-from coterie.coordinator.hear import log_final
+from coterie.coordinator.hear import put_on_record
 from coterie.coordinator.replan import choose
 from coterie.coordinator.rounds import Wait, drained, issue_again
-from coterie.coordinator.run import Run
+from coterie.coordinator.run import UNTRIED_ROAD, Run
 from coterie.errors import TrainingError
 from coterie.transport import messages as say
 from coterie.world import Link
 
 UNKNOWN_BYTES_PER_S = 1e8
+SERVER_S = 60.0  # for another server to come, in the place of one that died
 
 
 def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
@@ -35,6 +38,8 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
         apart=run.apart,
         names=run.layout.names if run.hub and run.layout else (),
         shapes=run.layout.shapes if run.hub and run.layout else (),
+        strategy=repr(run.asked) if run.hub else "",
+        given_out=run.ledger.next_round - 1,
         at_once=at_once,
     )
     run.mended = run.term.number if at_once else run.mended
@@ -56,18 +61,45 @@ def link_up(run: Run) -> Wait:
             latency_s = max((link.latency_s for link in known), default=0.0)
             run.links[frozenset((a, b))] = Link(a, b, latency_s, bytes_per_s)
         return
+    yield from probe_links(run)
+
+
+def probe_links(run: Run) -> Wait:
+    """Have the members of the term probe the links among them; they stand for a while."""
+    run.doubts_links, run.probe_links_s = False, run.now_s + run.links_stand_s
     run.linked.clear()
     run.tell_term(say.ProbeLinks(term=run.term.number))
     yield lambda: run.torn or bool(run.stopping) or run.linked >= set(run.term.members)
+
+
+def doubt_links(run: Run) -> Wait:
+    """Meetings say that bytes take another time than links do: see which of them have changed.
+
+    Where that explains nothing, it is tried again after twice the time only.
+    """
+    yield from drained(run)
+    if run.torn or run.stopping:
+        return
+    text = "meetings take another time than the links explain: they are probed again"
+    run.event("doubt", text=text)
+    run.links_stand_s *= 2
+    yield from probe_links(run)
+    if not run.torn and not run.stopping:
+        run.road = replace(UNTRIED_ROAD, a=run.road.a)
+        run.paces.clear()
+        run.gauge.mark(run.gauge.arm, run.gauge.decision)
+        run.reconsidered_s = -math.inf
 
 
 def regroup(run: Run) -> Wait:
     """Members are gone: the healthy ones settle on a round, and what the dead held is free."""
     run.pauses.append({})
     run.saving = None  # an order of a term that broke is void
+    if run.by_star and run.hub is None:
+        yield from served(run)
     healthy = [name for name in run.term.members if name in run.healthy]
     before = {*run.term.members, *(run.plan.shares if run.plan else ())}
-    yield from new_term(run, healthy, at_once=not run.apart)
+    yield from new_term(run, healthy, at_once=True)
     if run.torn:
         return
     if run.term.apart:
@@ -76,11 +108,21 @@ def regroup(run: Run) -> Wait:
     else:
         stand = next(s for name, s in run.settled.items() if name != say.HUB)
         run.ledger.settle(stand.round, stand.stands, run.term.members)
-    log_final(run)  # first: what is on record already is no part of the books
-    run.event("books", **run.ledger.books())
+    put_on_record(run)
     yield from link_up(run)
     choose(run, _why(run, before - run.members.keys()))
     yield from keep_membership(run)
+
+
+def served(run: Run) -> Wait:
+    """Wait for another server in the place of one that died."""
+    deadline_s = run.now_s + SERVER_S
+    yield lambda: run.hub is not None or run.now_s > deadline_s
+    if run.hub is None:
+        raise TrainingError(
+            f"expected another server of the star road within {SERVER_S:.0f} s, found none; see "
+            "the run's log, then resume from a checkpoint"
+        )
 
 
 def _why(run: Run, lost: set[str]) -> str:

@@ -81,7 +81,7 @@ def _origin(resume: Path | None) -> _Origin | None:
 @contextmanager
 def _run_folder(job: Job, runs: Path, resume: Path | None) -> Iterator[Path]:
     """The run's folder with its job file; one that is refused before it began is removed."""
-    run = _folder(job, runs, resume)
+    run = free_folder(job, runs, resume)
     path = run / "job.yaml"
     fresh, before = not run.exists(), path.read_text() if path.exists() else None
     try:
@@ -121,7 +121,7 @@ def _resolved(job: Job) -> Job:
     return resolved
 
 
-def _folder(job: Job, runs: Path, resume: Path | None) -> Path:
+def free_folder(job: Job, runs: Path, resume: Path | None = None) -> Path:
     """The folder of the run that is resumed, or the next free one of the job's name."""
     if resume is not None:
         beside = resume.absolute().parent

@@ -21,19 +21,20 @@ from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
-from coterie.coordinator.run import Checkpoint as Unwritten
 from coterie.coordinator.run import Resume
 from coterie.engines.processes import (
     BEREFT,
     DONE,
     FAILED,
     INTERRUPTED,
+    MAX_RESTARTS,
     REFUSED,
     LocalAgents,
     Server,
     ended,
 )
-from coterie.errors import CheckpointError, CoterieError
+from coterie.engines.writer import Writer
+from coterie.errors import CoterieError
 from coterie.machine import cores, die_with_parent, memory_available_bytes
 from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
@@ -57,6 +58,7 @@ class Host:
         keys = _keys(run, anew=not past)
         self._server = ControlServer(_endpoint(past) or self.job.listen, keys)
         self._log = PatientLog(run / "events.jsonl")
+        self._writer = Writer(run, self.job.keep_checkpoints)
         beside = os.getppid()
         self._agents = LocalAgents(self.job, run, self._server.endpoint, beside)
         num_agents = self.job.agents.num_known
@@ -111,7 +113,7 @@ class Host:
         pids = {e["member"]: e["pid"] for e in self._past if e["kind"] == "agent" and "pid" in e}
         self._agents.adopt(pids)
         if self.coordinator.run.by_star:
-            told = [e["pid"] for e in self._past if e["kind"] == "server"]
+            told = [e["pid"] for e in self._past if e["kind"] == "server" and "pid" in e]
             self._hub.adopt(told[-1] if told else 0)
         self._told_task = True
         if any(event["kind"] == "fault" for event in self._past):
@@ -128,6 +130,7 @@ class Host:
         self._agents.close()
         self._hub.close()
         self._server.close()
+        self._writer.close()
         self._log.close()
         for name in KEY_FILES:
             (self._run / name).unlink(missing_ok=True)
@@ -169,14 +172,12 @@ class Host:
             reason = f"an agent {hello.name} is here already; choose another --name"
             self._server.send(identity, Stop(reason=reason, at_once=True))
             return
-        if hello.name == HUB:
-            self._log.write("server", pid=hello.pid)
         self._identities[hello.name] = identity
         self._names = {i: n for n, i in self._identities.items()}
 
     def _reap(self) -> None:
         if (code := self._hub.gone()) is not None:
-            self.coordinator.lost(HUB, f"{ended(code)}; see {HUB}.log", time.monotonic())
+            self._replace_server(f"{ended(code)}; see {HUB}.log")
         drill = self.job.drill
         after_s = drill.restart_after_s if drill else 1.0
         for name, code in self._agents.reap(time.monotonic(), after_s):
@@ -186,6 +187,14 @@ class Host:
                     f"{name} {reason} while starting; see {self._run / name}.log"
                 )
             self.coordinator.lost(name, reason, time.monotonic())
+
+    def _replace_server(self, reason: str) -> None:
+        run = self.coordinator.run
+        self.coordinator.lost(HUB, reason, time.monotonic())
+        if self._hub.num_starts > MAX_RESTARTS:
+            run.fail(f"the server of the star road died again and again, at last {reason}")
+        if not (run.done or run.leaving):
+            self._hub.start()
 
     def _drill(self) -> None:
         """The rehearsed failure of a demo: at a random moment after its fraction of the run."""
@@ -223,7 +232,8 @@ class Host:
             if name in self._identities:
                 self._server.send(self._identities[name], message)
         for point in c.checkpoints:
-            self._save(point)
+            self._writer.add(point)
+        self._tell_written()
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._names = {i: n for i, n in self._names.items() if n != name}
             self._identities.pop(name, None)
@@ -255,23 +265,19 @@ class Host:
             **resumed,
         )
 
-    def _save(self, point: Unwritten) -> None:
-        began_s, step, files = time.perf_counter(), point.step, point.files
-        try:
-            path = checkpoint.save(self._run, step, files, point.meta, self.job.keep_checkpoints)
-        except CheckpointError as error:
-            self._unsaved = str(error)
-            self._log.write("warning", text=str(error))
-            return
-        self._unsaved = ""
-        num_bytes, seconds = sum(map(len, files.values())), time.perf_counter() - began_s
-        told = {"step": step, "num_bytes": num_bytes, "seconds": seconds}
-        told |= {"round": point.meta["round"], "pause_s": point.pause_s}
-        self._log.write("checkpoint", path=str(path), **told)
+    def _tell_written(self, wait: bool = False) -> None:
+        """What became of checkpoints; a disk that is full is no reason to end."""
+        for done in self._writer.written(wait):
+            self._unsaved = done.error
+            if done.error:
+                self._log.write("warning", text=done.error)
+            else:
+                self._log.write("checkpoint", **done.event())
 
     def _end(self) -> int:
         c = self.coordinator.run
         self._flush()
+        self._tell_written(wait=True)
         failure = c.failure or self._unsaved
         code = FAILED if failure and c.plan else REFUSED if failure else DONE
         if not failure and c.stopping:

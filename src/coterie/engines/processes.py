@@ -241,16 +241,21 @@ def _duty(throttle: Throttle | None) -> DutyCycle:
 
 @dataclass
 class Server:
-    """The process of the star road's server, beside the one that coordinates."""
+    """The process of the star road's server, beside the one that coordinates; also started anew."""
 
     run: Path
     endpoint: str
     listen: str
     beside: int
     popen: Started | None = None
+    num_starts: int = 0  # since it last lived for long
+    started_s: float = 0.0
 
     def start(self) -> None:
         """Start it; it tells by the control channel where it listens."""
+        now_s = time.monotonic()
+        self.num_starts = self.num_starts + 1 if now_s < self.started_s + GROWN_S else 1
+        self.started_s = now_s
         command = [sys.executable, "-m", "coterie.agents.serve", self.endpoint]
         command += [str(self.run / "join.key"), self.listen, str(self.beside)]
         with (self.run / f"{HUB}.log").open("ab") as log:

@@ -7,7 +7,7 @@ deaths are made up here, from a `World` that says how fast machines and links tr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,11 +23,11 @@ from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint, Resume
 from coterie.engines.strands import FORM_S, Agent, Strand, call_of, price_of
-from coterie.engines.virtual import Fault, VirtualTime
+from coterie.engines.virtual import Fault, VirtualTime, slowed
 from coterie.errors import CoterieError, Torn
 from coterie.transport import messages as say
 from coterie.transport.memory import Call, MemoryTransport
-from coterie.world import World
+from coterie.world import Link, World
 
 WAITS = object()  # an effect that time or others will answer
 SPREAD = 0.02  # the last member hears a meeting's outcome so much later than the first
@@ -96,7 +96,7 @@ class Simulation(VirtualTime):
             cores=1.0,
             memory_bytes=1 << 40,
             device="cpu",
-            store=f"{name}:0",
+            store=f"{name}:{self._num_started}",
         )
         self._hellos[name] = hello
         self._tell(name, hello)
@@ -110,6 +110,23 @@ class Simulation(VirtualTime):
                 if strand.waits_for == "outcome" and self._terms.get(name) == term:
                     strand.turn += 1
                     strand.waits_for = "meeting"
+
+    def _change(self, fault: Fault) -> None:
+        """The world is another one from now on; what is under way ends as it was begun."""
+        if fault.kind == "slow":
+            self._world = self._world.with_device(
+                slowed(self._world.device(fault.member), fault.factor)
+            )
+            if fault.member in self._agents:
+                self._agents[fault.member].device = self._world.device(fault.member)
+        else:
+            self._world = self._world.with_links(
+                tuple(
+                    replace(link, bytes_per_s=link.bytes_per_s / fault.factor)
+                    for link in self._world.links
+                    if fault.member in (link.a, link.b) and fault.peer in ("", link.a, link.b)
+                )
+            )
 
     def _deliver(self, name: str, message: Any) -> None:
         agent = self._agents.get(name)
@@ -134,9 +151,11 @@ class Simulation(VirtualTime):
         seconds = min(
             (link.latency_s + len(data) / link.bytes_per_s for link in links), default=0.0
         )
+        server = self._agents.get(say.HUB)
 
         def arrive() -> None:
-            self._within(to, lambda: self._arrive(to, origin, channel, data))
+            if server is self._agents.get(say.HUB):  # else it was on its way to or from the dead
+                self._within(to, lambda: self._arrive(to, origin, channel, data))
 
         self._within(origin, lambda: self._after(seconds, arrive))
 
@@ -263,9 +282,11 @@ class Simulation(VirtualTime):
             case do.Post(to, channel, data):
                 self._post(name, to, channel, data)
                 return None
-            case do.Fetch(channel, wait):
+            case do.Fetch(channel, wait, patience_s):
                 strand.waits_for, strand.channel = "mail", channel
-                return agent.fetch(channel) or (WAITS if wait else None)
+                if (mail := agent.fetch(channel)) is None and wait and patience_s is not None:
+                    self._later(name, strand, patience_s, None)
+                return mail or (WAITS if wait else None)
         self._meet(name, strand, effect)
         return WAITS
 
@@ -284,10 +305,10 @@ class Simulation(VirtualTime):
 
         def summed(total: Any) -> Any:
             if isinstance(total, Torn):
-                return value if isinstance(value, CoterieError) else (value, False)
+                return value if isinstance(value, CoterieError) else (value, False, seconds)
             for part, sum_P in zip(parts, total.split([p.numel() for p in parts]), strict=True):
                 part.copy_(sum_P)
-            return value if isinstance(value, CoterieError) else (value, True)
+            return value if isinstance(value, CoterieError) else (value, True, seconds)
 
         strand.convert = summed
         turn = strand.turn
@@ -321,6 +342,8 @@ class Simulation(VirtualTime):
     def _meet(self, name: str, strand: Strand, effect: Any) -> None:
         strand.waits_for = "meeting"
         if isinstance(effect, do.Form):
+            if name in self._terms and self._terms[name].hub != effect.term.hub:
+                self._agents[name].mail.clear()
             self._terms[name] = effect.term
             self._hub.enter(effect.term.number, effect.term.members)
             if effect.term.apart:
@@ -334,11 +357,14 @@ class Simulation(VirtualTime):
 
         self._within(name, come)
 
+    def _links_among(self, members: tuple[str, ...]) -> tuple[Link, ...]:
+        return self._world.only(members).links
+
     def _offer(self, name: str, call: Call) -> None:
         results = self._hub.offer(name, call)
         if results is None:
             return
-        seconds = price_of(call, tuple(results), self._world)
+        seconds = price_of(call, tuple(results), self._links_among(tuple(results)))
         for rank, (member, result) in enumerate(results.items()):
             late_s = seconds * (1 + SPREAD * rank / len(results))
             for other in self._agents[member].strands:

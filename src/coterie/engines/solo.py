@@ -16,9 +16,12 @@ from coterie.agents.checkpoint import Checkpoint
 from coterie.agents.draws import repeatable
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.snapshot import Snapshot
+from coterie.agents.state import copied
 from coterie.agents.stream import Stream
 from coterie.config import Job
+from coterie.coordinator.run import Checkpoint as Point
 from coterie.coordinator.survival import checkpoint_interval_s, failures_per_s
+from coterie.engines.writer import Writer
 from coterie.errors import CheckpointError, CoterieError
 from coterie.leases import Lease, Span, count, take, unlearned
 from coterie.watch.patience import PatientLog
@@ -47,6 +50,8 @@ class Solo:
         self.open: dict[int, tuple[Span, ...]] = {}  # of epochs begun: positions not yet learned
         self._stream = Stream(self.num_train, self.job.seed)
         self._log = PatientLog(self.run / "events.jsonl")
+        self._writer = Writer(self.run, self.job.keep_checkpoints)
+        self._saved, self._unsaved = self.run, ""
         self._num_samples = 0
         self._part = 0.0  # of the epoch under way
         self._score_s = self.save_cost_s = 0.0
@@ -70,7 +75,10 @@ class Solo:
                 self._epoch()
         if not self.interrupted:
             self._evaluate()
-        saved = self._save()
+        self._save()
+        saved = self._tell_written()
+        if self._unsaved:
+            raise CheckpointError(self._unsaved)
         return self._summarise(saved)
 
     def _epoch(self) -> None:
@@ -107,9 +115,10 @@ class Solo:
         if now_s - self._told_s >= PROGRESS_S:
             self._told_s = now_s
             self._tell("progress", **self._progress(now_s))
-        if now_s - self._saved_s >= self.save_every_s(now_s):
+        if now_s - self._saved_s >= self.save_every_s(now_s) and not self._writer.busy:
+            self._tell_written()
             self.open[data_epoch] = take(spans, num_done)[1]
-            self._save_or_warn()
+            self._save()
 
     def save_every_s(self, now_s: float) -> float:
         """Seconds between checkpoints, by what the last one cost."""
@@ -141,15 +150,8 @@ class Solo:
         figures = {"metrics": self.metrics, "seconds": self._score_s}
         self._tell("scores", round=num_steps, member=NAME, **figures)
 
-    def _save_or_warn(self) -> None:
-        """A checkpoint on the way: one that cannot be written does not end the run."""
-        try:
-            self._save()
-        except CheckpointError as error:
-            self._saved_s = time.monotonic()
-            self._tell("warning", text=str(error))
-
-    def _save(self) -> Path:
+    def _save(self) -> None:
+        """Copy what the learner is, and have it written while it goes on."""
         learner, began_s = self.learner, time.monotonic()
         here_N = learner.vector()
         snapshot = Snapshot(
@@ -158,7 +160,7 @@ class Solo:
             memory=(),
             agreed_N=here_N,
             weights=learner.weights(here_N),
-            private=learner.private(),
+            private=copied(learner.private()),
         )
         meta: dict[str, Any] = {
             "round": learner.num_steps,
@@ -171,13 +173,20 @@ class Solo:
             "job": self.job.model_dump(by_alias=True, mode="json"),
         }
         files = snapshot.files(NAME)
-        path = checkpoint.save(self.run, learner.num_steps, files, meta, self.job.keep_checkpoints)
         self._saved_s = time.monotonic()
-        self.save_cost_s = seconds = self._saved_s - began_s  # nothing is learned meanwhile
-        figures = {"num_bytes": sum(map(len, files.values())), "seconds": seconds}
-        figures |= {"step": learner.num_steps, "round": learner.num_steps, "pause_s": seconds}
-        self._tell("checkpoint", path=str(path), **figures)
-        return path
+        self.save_cost_s = pause_s = self._saved_s - began_s  # nothing is learned meanwhile
+        self._writer.add(Point(learner.num_steps, files, meta, pause_s))
+
+    def _tell_written(self) -> Path:
+        """Wait for what is being written, and say what became of it; where the last one lies."""
+        for done in self._writer.written(wait=True):
+            self._unsaved = done.error  # on the way that does not end the run
+            if done.error:
+                self._tell("warning", text=done.error)
+            else:
+                self._tell("checkpoint", **done.event())
+                self._saved = done.path
+        return self._saved
 
     # -- what is told -----------------------------------------------------------------------------
 
@@ -245,6 +254,7 @@ class Solo:
 
     def fail(self, reason: str) -> str:
         """The run cannot go on; the reason, and what was saved before and is kept."""
+        self._tell_written()
         saved = checkpoint.good_checkpoints(self.run)
         kept = f"; the last good checkpoint is {saved[0]}" if saved else ""
         self._tell("error", text=reason + kept)

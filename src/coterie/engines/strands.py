@@ -14,7 +14,7 @@ from coterie.sync.room import Payload
 from coterie.transport import messages as say
 from coterie.transport.memory import Call
 from coterie.transport.parcels import Assembly
-from coterie.world import Device, World
+from coterie.world import Device, Link
 
 FORM_S = 0.005  # to build a group
 
@@ -46,6 +46,8 @@ class Agent:
     aside: Strand | None = None  # a meeting that goes on while it computes
     held: list[Callable[[], None]] | None = None  # what waits, while it is stopped or cut off
     stopped: bool = False
+    stuck: list[Callable[[], None]] | None = None  # what it does not get done, though it lives
+    stuck_at_s: float | None = None  # since when it gets nothing done
 
     @property
     def strands(self) -> list[Strand]:
@@ -85,13 +87,12 @@ def call_of(name: str, term: int, effect: Any) -> Call:
     raise AssertionError(f"no such meeting: {effect}")
 
 
-def price_of(call: Call, members: tuple[str, ...], world: World) -> float:
-    """Seconds of a call on the true links."""
+def price_of(call: Call, members: tuple[str, ...], links: tuple[Link, ...]) -> float:
+    """Seconds of a call on the true links among its members."""
     if call.op == "form":
         return FORM_S
     given = call.parts if call.op == "shuffle" else (call.vector_N,)
     num_bytes = sum(vector.nbytes for vector in given if vector is not None)
-    links = world.only(members).links
     if call.op.startswith("pass:"):
         return sum(link.latency_s + num_bytes / link.bytes_per_s for link in links)
     if call.op == "swap":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint
 from coterie.engines.strands import Agent
 from coterie.transport import messages as say
+from coterie.world import Device
 
 CONTROL_S = 0.001  # of a control message
 DETECT_S = 0.01  # until the engine's word of a death arrives
@@ -25,13 +26,31 @@ class Fault:
 
     One is killed, and started again later. One is stopped: it neither acts nor speaks until it
     continues. One is cut off: it computes, and what it tells and is told, and its meetings, come
-    through later. Or the coordinator is killed, and one that remembers takes its place.
+    through later. One is stuck: it hears and beats, but whatever it computes does not end before it
+    gets on. One is slowed: all that it computes takes `factor` times as long. The link between two
+    is narrowed: what goes over it takes `factor` times as long; between one and all others, where
+    no peer is named. Or the coordinator is killed, and one that remembers takes its place.
     """
 
     member: str  # of no account where the coordinator is killed
     at_s: float
     back_after_s: float | None = None
-    kind: Literal["kill", "stop", "cut", "coordinator"] = "kill"
+    kind: Literal["kill", "stop", "cut", "stuck", "slow", "narrow", "coordinator"] = "kill"
+    factor: float = 1.0
+    peer: str = ""
+
+
+def slowed(device: Device, factor: float) -> Device:
+    """A device that takes so many times as long.
+
+    >>> slowed(Device("pi", 0.25, 0.5, 64), 2.0).step_s(2)
+    2.5
+    """
+    return replace(
+        device,
+        overhead_s=factor * device.overhead_s,
+        per_sample_s=factor * device.per_sample_s,
+    )
 
 
 class VirtualHost:
@@ -80,18 +99,19 @@ class VirtualHost:
         """Carry out what the coordinator laid out."""
         c = self.coordinator.run
         for kind, fields in c.log:
-            self._note(now_s, kind, fields)
+            self.note(now_s, kind, fields)
         for name, message in c.outbox:
             self._send(name, message)
         for point in c.checkpoints:
-            self._note(now_s, "checkpoint", {"step": point.step, "round": point.meta["round"]})
+            self.note(now_s, "checkpoint", {"step": point.step, "round": point.meta["round"]})
         self.checkpoints += c.checkpoints
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._pids.pop(name, None)
         for laid_out in (c.log, c.outbox, c.checkpoints, c.evicted):
             laid_out.clear()
 
-    def _note(self, now_s: float, kind: str, fields: Mapping[str, Any]) -> None:
+    def note(self, now_s: float, kind: str, fields: Mapping[str, Any]) -> None:
+        """Put an event on record."""
         stamp = {"seq": len(self.events), "time_s": now_s, "kind": kind}
         self.events.append({**stamp, **fields})
 
@@ -119,6 +139,8 @@ class VirtualTime(ABC):
     Agents and a coordinator speak to each other, and mishaps come between them.
     """
 
+    beat_s = BEAT_S
+
     def __init__(self, make: Callable[[Sequence[dict[str, Any]]], Coordinator]) -> None:
         self._host = VirtualHost(make, self._send)
         self._agents: dict[str, Agent] = {}
@@ -140,6 +162,10 @@ class VirtualTime(ABC):
         """An agent is dead: whoever it met with waits in vain."""
 
     @abstractmethod
+    def _change(self, fault: Fault) -> None:
+        """A device is slowed, or a link narrowed."""
+
+    @abstractmethod
     def _deliver(self, name: str, message: Any) -> None:
         """The coordinator's word arrives."""
 
@@ -159,9 +185,10 @@ class VirtualTime(ABC):
     def _beat(self) -> None:
         for name, agent in list(self._agents.items()):
             if agent.held is None:
-                self._host.hear(name, say.Beat(), self._now_s)
+                since_s = self._now_s if agent.stuck_at_s is None else agent.stuck_at_s
+                self._host.hear(name, say.Beat(computing_s=self._now_s - since_s), self._now_s)
         self._host.tick(self._now_s)
-        self._after(BEAT_S, self._beat)
+        self._after(self.beat_s, self._beat)
 
     def _within(self, name: str, happen: Callable[[], None], alone: bool = False) -> None:
         """Something happens in an agent: of itself, or between it and others; at once, if it can.
@@ -169,7 +196,10 @@ class VirtualTime(ABC):
         Whoever is stopped does nothing, and whoever is cut off nothing that others have a part in.
         """
         agent = self._agents.get(name)
-        if agent is None or agent.held is None or (alone and not agent.stopped):
+        if agent is not None and alone and agent.stuck is not None:
+            agent.stuck.append(happen)
+            agent.stuck_at_s = self._now_s if agent.stuck_at_s is None else agent.stuck_at_s
+        elif agent is None or agent.held is None or (alone and not agent.stopped):
             happen()
         else:
             agent.held.append(happen)
@@ -197,10 +227,20 @@ class VirtualTime(ABC):
         elif fault.kind == "coordinator":
             if self._host.die() and fault.back_after_s is not None:
                 self._after(fault.back_after_s, self._replace_coordinator)
-        elif (agent := self._agents.get(fault.member)) is not None and agent.held is None:
-            agent.held, agent.stopped = [], fault.kind == "stop"
+        elif fault.kind in ("slow", "narrow"):
+            self._change(fault)
             if fault.back_after_s is not None:
-                self._after(fault.back_after_s, lambda: self._let_go(fault.member, agent))
+                undone = replace(fault, factor=1 / fault.factor)
+                self._after(fault.back_after_s, lambda: self._change(undone))
+        elif (agent := self._agents.get(fault.member)) is not None:
+            if fault.kind == "stuck" and agent.stuck is None:
+                agent.stuck, go_on = [], self._get_on
+            elif fault.kind != "stuck" and agent.held is None:
+                agent.held, agent.stopped, go_on = [], fault.kind == "stop", self._let_go
+            else:
+                return
+            if fault.back_after_s is not None:
+                self._after(fault.back_after_s, lambda: go_on(fault.member, agent))
 
     def _kill(self, fault: Fault) -> None:
         if self._agents.pop(fault.member, None) is None:
@@ -215,6 +255,13 @@ class VirtualTime(ABC):
         for name in self.coordinator.run.term.members:
             if name not in self._agents:
                 self._host.lost(name, self._now_s)
+
+    def _get_on(self, name: str, agent: Agent) -> None:
+        """What a stuck agent computed comes to an end now, in order."""
+        stuck, agent.stuck, agent.stuck_at_s = agent.stuck or [], None, None
+        for happen in stuck:
+            if self._agents.get(name) is agent:
+                self._within(name, happen, alone=True)
 
     def _let_go(self, name: str, agent: Agent) -> None:
         """What was to happen in a stopped or cut off agent meanwhile happens now, in order."""

@@ -285,13 +285,17 @@ def tiers(h: int, islands: int | tuple[tuple[str, ...], ...]) -> Strategy:
     return chain(Every(h), Islands(islands), ErrorFeedback(Int8()), Reduce(), outer)
 
 
-def pipeline(h: int, cuts: tuple[str, ...]) -> Strategy:
+def pipeline(h: int, cuts: tuple[str, ...], crew: tuple[str, ...] = ()) -> Strategy:
     """Members hold a stage of the model each; pipelines meet as replicas (Huang et al. 2019).
+
+    `crew` names members in the order of their stages; who is not named follows by name.
 
     >>> pipeline(8, ("2",))
     chain(Every(8), Pipeline(('2',)), Reduce(), Outer(1.0))
+    >>> pipeline(8, ("2",), ("b", "a"))
+    chain(Every(8), Pipeline(('2',), crew=('b', 'a')), Reduce(), Outer(1.0))
     """
-    return chain(Every(h), Pipeline(cuts), Reduce(), Outer(1.0))
+    return chain(Every(h), Pipeline(cuts, crew=crew), Reduce(), Outer(1.0))
 
 
 def private(h: int, norm: float, multiplier: float) -> Strategy:

@@ -95,15 +95,18 @@ class Pipeline(Team):
     """A team's members hold a stage of the model each, and pass activations along.
 
     The stages begin at the modules named by `cuts`; a batch goes through in `micro_batches` parts
-    (Huang et al. 2019, GPipe). Members form teams in the order of their names; who is over is a
-    spare. Pipelines meet as replicas do.
+    (Huang et al. 2019, GPipe). Members form teams in the order of `crew`, then of their names; who
+    is over is a spare. Pipelines meet as replicas do.
 
     >>> Pipeline(("2",)).teams(["a", "b", "c", "d", "e"])
     (('a', 'b'), ('c', 'd'), ('e',))
+    >>> Pipeline(("2",), crew=("c", "a")).teams(["a", "b", "c"])
+    (('c', 'a'), ('b',))
     """
 
     cuts: tuple[str, ...]
     micro_batches: int = field(default=4, kw_only=True)
+    crew: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         named = isinstance(self.cuts, tuple) and all(isinstance(c, str) and c for c in self.cuts)
@@ -114,10 +117,18 @@ class Pipeline(Team):
             )
         if not is_count(self.micro_batches):
             raise StrategyError(f"expected at least one micro-batch, found {self}; write 4")
+        of_names = isinstance(self.crew, tuple) and all(isinstance(n, str) and n for n in self.crew)
+        if not of_names or len(set(self.crew)) < len(self.crew):
+            raise StrategyError(
+                f"expected the names of members in the order of their stages, each once, found "
+                f'{self}; write crew=("a", "b"), or leave it out'
+            )
 
     def teams(self, members: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """As many whole pipelines as there are members for; the rest stand by."""
-        ordered, size = sorted(members), len(self.cuts) + 1
+        rest = sorted(name for name in members if name not in self.crew)
+        ordered = [*(name for name in self.crew if name in members), *rest]
+        size = len(self.cuts) + 1
         if len(ordered) < size:
             raise JobError(
                 f"expected {size} members for the {size} stages of {self}, found {len(ordered)}; "

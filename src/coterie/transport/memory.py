@@ -89,4 +89,5 @@ def _complete(op: str, present: dict[str, Call]) -> dict[str, Any]:
     if op == "total":
         total_N = torch.stack(rows).sum(0)
         return {member: total_N.clone() for member in present}
-    return {member: [row.clone() for row in rows] for member in present}
+    rows_MN = torch.stack(rows)
+    return {member: list(rows_MN.clone().unbind()) for member in present}

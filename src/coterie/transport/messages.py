@@ -7,6 +7,7 @@ members carry the term they were given in, so that what a later term made void i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -69,6 +70,7 @@ class Probed(Wire):
     timings: tuple[tuple[int, float], ...]
     fixed_bytes: int
     bytes_per_sample: float
+    chain: tuple[tuple[str, float, int, float, float], ...] = ()  # a world's layers, if it is one
 
 
 class Linked(Wire):
@@ -114,6 +116,8 @@ class Report(Wire):
     compute_s: float
     exchange_s: float
     gap_s: float = 0.0  # between the commits before and after a new term, if one fell in between
+    # |own|², |agreed|², own·agreed of the last round, own samples, their part of all weight
+    norms: tuple[float, float, float, float, float] | None = None
     digest: int | None = None  # of what members agree on after the last round, where asked for
 
 
@@ -233,6 +237,8 @@ class Term(Wire):
     apart: bool = False  # whether members meet the server alone, and never one another
     names: tuple[str, ...] = ()  # of the parameters, for a server that builds no model
     shapes: tuple[tuple[int, ...], ...] = ()
+    strategy: str = ""  # that the server serves
+    given_out: int = 0  # the last round that was, whether or not this server has heard of it
     at_once: bool = False
 
 
@@ -263,10 +269,15 @@ class Block(Wire):
     strategy: str
     batch: int | None = None  # of every member's steps, where they differ in number instead
     epoch_loss: float | None = None  # mean loss of the epoch before: what ReduceLROnPlateau reads
+    trust: dict[str, float] = {}  # what a member's samples count for, where it is not 1
     digest: bool = False  # whether to tell where all stand after the last round
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
+        return self._rounds
+
+    @cached_property
+    def _rounds(self) -> Sequence[dict[str, Lease]]:
         return cut_block(self.spans, self.shares, self.every, self.batch)
 
 

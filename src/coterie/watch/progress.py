@@ -25,6 +25,7 @@ from coterie.watch.words import (
     number_of,
     numbers_of,
     part_of,
+    some,
     text_of,
     texts_of,
 )
@@ -210,7 +211,7 @@ def summary_rows(summary: Event) -> list[tuple[str, str]]:
         + [told.get("seconds", "")],
         "speed": [told.get("ideal_fraction", ""), told.get("vs_equal", "")],
         "failures": [told.get(name, "") for name in failures],
-        "shares": [f"{member} {n:g}" for member, n in numbers_of(summary, "shares").items()],
+        "shares": [some([f"{m} {n:g}" for m, n in numbers_of(summary, "shares").items()], ", ")],
         "strategy": [text_of(summary, "strategy")],
         "because": [" ".join(texts_of(summary, "reasons"))],
         "checkpoint": [text_of(summary, "checkpoint")],

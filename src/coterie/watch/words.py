@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Event = Mapping[str, Any]
 
 BLANK = "–"
+MOST_LISTED = 12  # words of a list
 
 
 def number_of(event: Event, name: str) -> float | None:
@@ -47,6 +48,17 @@ def texts_of(event: Event, name: str) -> list[str]:
     """The values under a field that lists several, each as one printable line."""
     value = event.get(name)
     return [_clean(each) for each in value] if isinstance(value, list | tuple) else []
+
+
+def some(words: Sequence[str], between: str) -> str:
+    """Words of a list, the first of them where they are many.
+
+    >>> some(["a", "b"], " "), some([f"pi-{number}" for number in range(40)], ", ")
+    ('a b', 'pi-0, pi-1, pi-2 and 37 others')
+    """
+    if len(words) <= MOST_LISTED:
+        return between.join(words)
+    return f"{between.join(words[:3])} and {len(words) - 3:,} others"
 
 
 def duration(seconds: float | None) -> str:
@@ -129,7 +141,7 @@ def _link_words(event: Event) -> str:
 
 def _decision_words(event: Event) -> str:
     shares, cause = numbers_of(part_of(event, "chosen"), "shares"), text_of(event, "cause")
-    words = ", ".join(f"{member} {share:g}" for member, share in shares.items() if share)
+    words = some([f"{member} {share:g}" for member, share in shares.items() if share], ", ")
     return (words or "no shares") + (f" ({cause})" if cause else "")
 
 
@@ -157,13 +169,16 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "link": _link_words,
     "decision": _decision_words,
     "outcome": _outcome_words,
-    "term": lambda e: f"{text_of(e, 'number')}: {' '.join(texts_of(e, 'members'))}",
+    "term": lambda e: f"{text_of(e, 'number')}: {some(texts_of(e, 'members'), ' ')}",
     "window": lambda e: f"{text_of(e, 'arm')} {amount(number_of(e, 'per_s'))} samples/s",
     "fault": lambda e: f"{text_of(e, 'action')} {text_of(e, 'member')}".strip(),
     "pause": lambda e: f"{text_of(e, 'member')} {duration(number_of(e, 'seconds'))}".strip(),
     "checkpoint": _checkpoint_words,
     "offence": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
     "warning": lambda e: text_of(e, "text"),
+    "trust": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
+    "noise": lambda e: text_of(e, "text"),
+    "doubt": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
     "stopped": lambda e: text_of(e, "reason") + (", resumable" if e.get("resumable") else ""),
 }

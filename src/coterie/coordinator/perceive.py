@@ -1,0 +1,157 @@
+"""What members report becomes what is believed: of each device, and of the road they meet on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import fmean
+
+from coterie.coordinator.adapt import JUMP_LOG_RATIO, as_believed, is_jump, leap, observe, timed
+from coterie.coordinator.gauge import Pace
+from coterie.coordinator.line import Line
+from coterie.coordinator.members import Member
+from coterie.coordinator.model import predict
+from coterie.coordinator.run import Run
+from coterie.sync.teams import Pipeline
+from coterie.world import Link, World
+
+MIN_REPORTS = 3  # before a measurement is believed
+IN_A_ROW = 2  # that agree, before a jump is believed whole
+MIN_STEPS = 24  # that are believed as well, in however few reports
+NOISE_REACHES = 0.99 * JUMP_LOG_RATIO
+LEARN = 0.2  # of how far reports scatter, with each look
+LEAST_MEETING_S = 1e-3  # below, what is measured is not the road
+OPEN_ROAD_PER_S = 1e18  # bytes: what a meeting costs on it is not for its bytes
+LEAST_FACTOR = 0.05  # of a price, however short meetings are
+SURE_OF_A_JUMP = 0.3  # of a measurement's usual noise: a changed road is believed at once
+
+
+def fold(run: Run) -> None:
+    """Believe a little more of what members reported, and begin to listen anew."""
+    leaping = _leaping(run)
+    paces = {
+        name: pace
+        for name, pace in run.paces.items()
+        if pace.num_reports >= MIN_REPORTS or pace.num_steps >= MIN_STEPS or name in leaping
+    }
+    for name, pace in paces.items():
+        member = run.members.get(name)
+        del run.paces[name]
+        if member is not None and member.device is not None and not _in_stages(run):
+            odd = _is_odd(member, pace) and name not in leaping
+            _time_anew(member, pace)
+            if odd:  # the next report will tell
+                run.paces[name] = pace.last()
+        figures = {"batch": pace.batch, "step_s": pace.step_s, "meeting_s": pace.meeting_s}
+        run.event("pace", member=name, **figures)
+    if len(paces) > 1 and not _in_stages(run):
+        # Whoever comes last does not wait for others: its exchange is the meeting itself.
+        learn_road(run, min(pace.meeting_s for pace in paces.values()))
+
+
+def has_jumped(run: Run) -> bool:
+    """Whether a member's last reports all say that it got much slower, or much faster."""
+    return bool(_leaping(run))
+
+
+def _in_stages(run: Run) -> bool:
+    """Whether members compute a stage each: what that takes is not a step of their own."""
+    return run.strategy is not None and isinstance(run.strategy.team, Pipeline)
+
+
+def _leaping(run: Run) -> set[str]:
+    if _in_stages(run):
+        return set()
+    measured = ((run.members[n], p) for n, p in run.paces.items() if n in run.members)
+    return {m.hello.name for m, p in measured if m.device is not None and _jumps(_line(m, p), p)}
+
+
+def scatter(run: Run) -> float:
+    """How far reports lie from what was expected, of whoever's scatter most."""
+    return max((member.scatter for member in run.members.values()), default=0.0)
+
+
+def _time_anew(member: Member, pace: Pace) -> None:
+    assert member.device is not None
+    line = _line(member, pace)
+    if _jumps(line, pace):  # in a row: believed outright
+        factor = fmean(step_s / line.at(batch) for batch, step_s in pace.latest(IN_A_ROW))
+        line = leap(line, pace.batch, factor * line.at(pace.batch))
+    else:
+        missed = math.log(pace.step_s / line.at(pace.batch))
+        if pace.num_reports >= IN_A_ROW:  # what is far off and does not last counts as noise
+            missed = max(-NOISE_REACHES, min(NOISE_REACHES, missed))
+        line = observe(line, pace.batch, line.at(pace.batch) * math.exp(missed))
+        member.scatter += LEARN * (min(NOISE_REACHES, abs(missed)) - member.scatter)
+    member.line, member.device = line, as_believed(member.device, line)
+
+
+def _line(member: Member, pace: Pace) -> Line:
+    assert member.device is not None
+    return member.line or timed(member.device, pace.batch)
+
+
+def _is_odd(member: Member, pace: Pace) -> bool:
+    ((batch, step_s),) = pace.latest(1)
+    return is_jump(step_s, _line(member, pace).at(batch))
+
+
+def _jumps(line: Line, pace: Pace) -> bool:
+    """One slow report may be anything; two in a row that agree are a change."""
+    ratios = [math.log(step_s / line.at(batch)) for batch, step_s in pace.latest(IN_A_ROW)]
+    agree = max(ratios) - min(ratios) < JUMP_LOG_RATIO / 2
+    far = min(map(abs, ratios)) > JUMP_LOG_RATIO
+    return len(ratios) == IN_A_ROW and agree and far
+
+
+# -- the road ------------------------------------------------------------------------------------
+
+
+def learn_road(run: Run, meeting_s: float) -> None:
+    """Learn from a measured meeting what each costs beside its bytes, and how long bytes take.
+
+    meeting_s = latencies and packing + a + c · what its bytes take on the links as probed
+
+    Two unknowns: until exchanges of another size were measured, what is not as expected is put
+    down to whichever of them may be further off, a few milliseconds or a good part of the bytes.
+    """
+    if run.plan is None or run.strategy is None or run.strategy.overlap:
+        return
+    fixed_s, bytes_s = _priced(run)
+    expected_s = max(LEAST_MEETING_S, fixed_s + run.road.at(bytes_s))
+    jumps = is_jump(max(LEAST_MEETING_S, meeting_s), expected_s)
+    if jumps and can_probe_links(run):
+        run.doubts_links = True  # which of them has changed, a probe tells better
+        return
+    noise = expected_s * (SURE_OF_A_JUMP if jumps else 1.0)
+    line = run.road.seen(bytes_s, meeting_s - fixed_s, noise)
+    # What is summed while others still compute is hidden: that is no faster road.
+    least = min(1.0, run.road.c) if run.strategy.plain else LEAST_FACTOR
+    run.road = replace(line, a=max(0.0, line.a), c=max(least, line.c))
+
+
+def can_probe_links(run: Run) -> bool:
+    """Whether members may be asked to probe their links once more."""
+    together = len(run.term.members) > 1 and not run.apart and not run.job.deterministic
+    return together and run.now_s >= run.probe_links_s
+
+
+def links_are_doubtful(run: Run) -> bool:
+    """Whether meetings take another time than links as probed explain, by so much or so long."""
+    return can_probe_links(run) and (run.doubts_links or is_jump(run.road.c, 1.0))
+
+
+def _priced(run: Run) -> tuple[float, float]:
+    """Seconds of a meeting by plan without its bytes, and of these on the links as probed."""
+    probed = run.probed_world.only(run.term.members)
+
+    def exchange_s(links: tuple[Link, ...]) -> float:
+        assert run.plan is not None
+        assert run.layout is not None
+        assert run.strategy is not None
+        world: World = replace(probed, links=links)
+        option = predict(world, run.layout, run.strategy, run.plan.shares)
+        return option.exchange_s - option.hidden_s
+
+    fixed_s = exchange_s(tuple(replace(k, bytes_per_s=OPEN_ROAD_PER_S) for k in probed.links))
+    return fixed_s, exchange_s(probed.links) - fixed_s

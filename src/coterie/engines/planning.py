@@ -1,0 +1,221 @@
+"""The doors of `coterie plan` and `coterie simulate`: a job, a described cluster, an answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coterie.cluster import Cluster, Load
+from coterie.config import Job, dump_job, parse_job
+from coterie.coordinator.forecast import Forecast, Question, forecast
+from coterie.coordinator.model import fit_device
+from coterie.engines.launch import free_folder
+from coterie.engines.processes import DONE, FAILED
+from coterie.errors import JobError
+from coterie.machine import cores, memory_available_bytes
+from coterie.sync.reading import parse
+from coterie.transport.messages import HUB, Probe
+from coterie.types import Layout
+from coterie.watch.events import EventLog, audit, read
+from coterie.world import World
+
+if TYPE_CHECKING:
+    from coterie.agents.learner import Learner
+    from coterie.engines.virtual import Fault
+
+MEASURE_S = 0.6  # at each of two batch sizes
+BYTES_OF_AGENT = 32  # for each parameter: weights, gradient, optimizer, anchors, what travels
+NEVER_S = 1e9  # between two checkpoints of a simulated run
+
+MOST_SHOWN = 24  # machines of which each is told of on the screen
+OF_EACH = ("agent", "link", "measured", "pause", "work", "pace")  # events of single machines
+
+Show = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Mishaps:
+    """What befalls the machines of a simulated run."""
+
+    kills: tuple[tuple[str, float], ...] = ()  # names, and virtual seconds
+    failures: float = 0.0  # times as often as described that machines fail of themselves
+
+
+def plan(job: Job, cluster: Cluster, load: Load | None = None) -> Forecast:
+    """What would be done on the cluster, how long it would take, what else there could be.
+
+    Nothing is built where the cluster file knows the job's parameters and samples.
+    """
+    job = on_all(job, cluster)
+    known = cluster.task
+    if known.parameters is not None and known.samples is not None:
+        layout, num_train = Layout(("all",), ((int(known.parameters),),)), known.samples
+    else:
+        learner = built(job)
+        layout, num_train = learner.layout, learner.task.num_train
+    asked = None if job.strategy == "auto" else parse(job.strategy)
+
+    def make_world(other: Cluster) -> World:
+        return other.world(job.batch, num_train, layout.size, load)
+
+    return forecast(cluster, make_world, Question(layout, job.until, asked))
+
+
+def measure(job: Job) -> Load:
+    """The step of the job's own task on this machine, timed at two batch sizes as agents do."""
+    import torch
+
+    from coterie.agents import effects as do
+    from coterie.agents.measure import probe_steps
+
+    torch.set_num_threads(max(1, int(cores())))
+    sizes = tuple(sorted({max(1, job.batch // 8), max(2, job.batch)}))
+    life = probe_steps(built(job), Probe(sizes=sizes, seconds=MEASURE_S))
+    answer: Any = None
+    while True:
+        try:
+            effect = life.send(answer)
+        except StopIteration as end:
+            probed = end.value
+            break
+        answer = effect.run() if isinstance(effect, do.Compute) else time.monotonic()
+    here = fit_device("this machine", probed.timings, max_batch=1)
+    return Load(here.overhead_s, here.per_sample_s, probed.bytes_per_sample)
+
+
+def simulate(
+    job: Job,
+    cluster: Cluster,
+    load: Load | None,
+    mishaps: Mishaps,
+    runs: Path,
+    show: Show,
+) -> tuple[int, dict[str, Any]]:
+    """Run the job on the cluster in virtual time, in a folder of its own; exit code and figures."""
+    import torch
+
+    from coterie.engines.described import Described
+
+    job = on_all(job, cluster)
+    learner = built(job)
+    _check_memory(cluster.num_machines, learner.layout.size)
+    world = cluster.world(job.batch, learner.task.num_train, learner.layout.size, load)
+    faults = _faults(mishaps.kills, cluster, world)
+    folder = free_folder(job, runs)
+    folder.mkdir(parents=True)
+    (folder / "job.yaml").write_text(dump_job(job))
+    now_s = 0.0
+
+    def note(at_s: float, event: Mapping[str, Any]) -> None:
+        nonlocal now_s
+        now_s = at_s
+        fields = {key: value for key, value in event.items() if key not in ("seq", "time_s")}
+        told = log.write(**fields)
+        if cluster.num_machines <= MOST_SHOWN or told["kind"] not in OF_EACH:
+            show(told)
+
+    with (
+        EventLog(folder / "events.jsonl", clock=lambda: now_s) as log,
+        torch.random.fork_rng(devices=[]),
+    ):
+        note(0.0, {"kind": "run", **_told(job, folder, world)})
+        run = Described(job, learner.setup, (cluster, world), faults, note)
+        if mishaps.failures:
+            run.let_fail(mishaps.failures)
+        outcome = run.run(limit_s=float("inf"))
+        books = audit(read(folder / "events.jsonl"))
+        figures = {
+            **outcome.summary,
+            **_achieved(outcome.events),
+            "samples_lost": books.num_lost,
+            "samples_repeated": books.num_repeated,
+            "folder": str(folder),
+        }
+        note(now_s, {"kind": "summary", **figures})
+        ended = run.coordinator.run
+        reason = ended.failure or ended.reached()
+        note(now_s, {"kind": "stopped", "reason": reason, "ok": not ended.failure})
+    if ended.failure:
+        return FAILED, {**figures, "error": ended.failure}
+    return DONE, figures
+
+
+def on_all(job: Job, cluster: Cluster) -> Job:
+    """The job with every machine of the cluster as its agent, and none of what is of here alone."""
+    if HUB in (machine.name for machine in cluster.machines):
+        raise JobError(f"expected machines not called {HUB}, as servers are, found one; rename it")
+    data = job.model_dump(by_alias=True, mode="json")
+    timeout_s = job.agents.join_timeout_s
+    data["agents"] = {"local": cluster.num_machines, "join_timeout_s": timeout_s}
+    return parse_job({**data, "baselines": [], "drill": None, "checkpoint_every_s": NEVER_S})
+
+
+def built(job: Job) -> Learner:
+    """The job's model, data and optimizer, built here once."""
+    from coterie.agents.join import setup_of
+    from coterie.agents.learner import Learner
+
+    return Learner(setup_of(job, "cpu"))
+
+
+def _check_memory(num_agents: int, num_values: int) -> None:
+    needed_bytes, free_bytes = num_agents * num_values * BYTES_OF_AGENT, memory_available_bytes()
+    if needed_bytes > free_bytes:
+        raise JobError(
+            f"expected memory for {num_agents:,} agents with {num_values:,} parameters each, "
+            f"which is about {needed_bytes / 1e9:,.3g} GB, found {free_bytes / 1e9:,.3g} GB; "
+            "simulate fewer machines or a smaller model"
+        )
+
+
+def _faults(
+    kills: Sequence[tuple[str, float]], cluster: Cluster, world: World
+) -> tuple[Fault, ...]:
+    from coterie.engines.virtual import Fault
+
+    names = {device.name for device in world.devices}
+    for name, _ in kills:
+        if name not in names:
+            near = ", ".join(sorted(names)[:3])
+            raise JobError(
+                f"expected --kill to name a machine of the cluster, such as {near}, found {name!r}"
+            )
+    return tuple(Fault(name, at_s, cluster.restart_s) for name, at_s in kills)
+
+
+def _told(job: Job, folder: Path, world: World) -> dict[str, Any]:
+    return {
+        "name": folder.name,
+        "folder": str(folder),
+        "agents": len(world.devices),
+        "batch": job.batch,
+        "num_train": world.num_train,
+        "strategy": job.strategy,
+        "until": job.until,
+        "simulated": True,
+    }
+
+
+def _achieved(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the last decision that was compared had promised, and what it came to."""
+    told = [event for event in events if event["kind"] == "outcome"]
+    return {key: told[-1][key] if told else None for key in ("predicted_per_s", "achieved_per_s")}
+
+
+def parse_kill(text: str) -> tuple[str, float]:
+    """A machine and the virtual second at which it is killed, as NAME@SECONDS.
+
+    >>> parse_kill("pi-3@12.5")
+    ('pi-3', 12.5)
+    """
+    name, at, seconds = text.rpartition("@")
+    try:
+        at_s = float(seconds)
+    except ValueError:
+        at_s = -1.0
+    if not (name and at and 0 <= at_s < float("inf")):
+        raise JobError(f"expected --kill NAME@SECONDS, such as pi-3@12.5, found {text!r}")
+    return name, at_s

@@ -1,0 +1,102 @@
+"""What is wrong with a file of the user's, in a sentence: the key, what was expected and found."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+_MAPPING = "a mapping"
+_PLAINER = {"model_type": _MAPPING, "dict_type": _MAPPING, "invalid-json-value": "plain values"}
+
+
+def refusal(
+    error: ValidationError,
+    data: Mapping[str, Any],
+    words: type[BaseModel],
+    whole: str,
+    remedy: str,
+) -> str:
+    """The first problem of `data` that the user can mend, as one sentence.
+
+    `words` say which keys there are, `whole` what the file describes, `remedy` what to do about a
+    value that is not as it should be.
+
+    >>> class Tea(BaseModel, extra="forbid"):
+    ...     minutes: int
+    >>> try:
+    ...     Tea.model_validate({"minute": 3})
+    ... except ValidationError as error:
+    ...     refusal(error, {"minute": 3}, Tea, "the tea", "mend it")
+    "expected a key of the tea, found 'minute'; did you mean 'minutes'?"
+    """
+    # A mistyped key is also a missing one; the mistyping is what the user can mend.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    path = _key_path(first, data)
+    where = ".".join(map(str, path))
+    match first["type"]:
+        case "extra_forbidden":
+            return _unknown_key(path, words, whole)
+        case "missing":
+            return f"expected the key {where}, found none; add it"
+        case "value_error":
+            text = str(first["ctx"]["error"])
+            return f"{where}: {text}" if where else text
+    alike = [p for p in problems if _key_path(p, data) == path]
+    wanted = " or ".join(dict.fromkeys(map(_wanted, alike)))
+    return f"{where}: expected {wanted}, found {shown(first['input'])}; {remedy}"
+
+
+def shown(found: object) -> str:
+    """A value as a sentence can quote it.
+
+    >>> shown(None), shown([1, 2])
+    ('nothing', '[1, 2]')
+    """
+    text = "nothing" if found is None else repr(found)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _key_path(problem: ErrorDetails, data: object) -> tuple[int | str, ...]:
+    # Beyond the user's own keys pydantic's location names members of unions: cut there.
+    path: list[int | str] = []
+    for key in problem["loc"]:
+        try:
+            data = data[key]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(key)
+    return (*path, problem["loc"][-1]) if problem["type"] == "missing" else tuple(path)
+
+
+def _unknown_key(path: Sequence[int | str], words: type[BaseModel], whole: str) -> str:
+    *parents, found = map(str, path)
+    for key in parents:
+        words = _words_at(words, key)
+    named = words.model_fields.items()
+    known = [str(field.validation_alias or name) for name, field in named]
+    near = difflib.get_close_matches(found, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"possible are {', '.join(known)}"
+    if {"call", "with"} <= set(known):
+        hint += " (arguments of the call stand under 'with')"
+    return f"expected a key of {'.'.join(parents) or whole}, found {found!r}; {hint}"
+
+
+def _words_at(words: type[BaseModel], key: str) -> type[BaseModel]:
+    field = words.model_fields.get(key)
+    pending = [field.annotation] if field else []  # a name of the user's own is no field: stay
+    while pending:
+        kind = pending.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+        pending.extend(get_args(kind))
+    return words
+
+
+def _wanted(problem: ErrorDetails) -> str:
+    return _PLAINER.get(problem["type"], re.sub(r"^\w+ should be ", "", problem["msg"]))
