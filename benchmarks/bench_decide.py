@@ -25,9 +25,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from bed_runs import say  # noqa: E402
 from decide_sums import Cell, in_order, limit_s, soonest  # noqa: E402
 
 from benchmarks.testbed import Bed, Host, measure, testbed  # noqa: E402
+from coterie.errors import CoterieError  # noqa: E402
 
 SKEWS: Mapping[str, Sequence[float]] = {  # cores of each host
     "equal": (0.21, 0.21, 0.21),
@@ -63,6 +64,8 @@ PARTS = ("gauntlet", "twenty", "adapt", "links", "replan", "simulate")
 MOST_S = 60.0  # of an arm, where nothing is known of its cell yet
 TWENTY, TWENTY_SKEW = 20.0, "4:2:1"
 SIMULATED_AT_ONCE = 2
+
+FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, StopIteration, CoterieError)
 
 Told = dict[str, Any]
 Found = Iterator[Told]
@@ -119,8 +122,8 @@ def guarded(cell: Cell, arm: str, seed: int, run: Callable[[], Told]) -> Told:
     here = {"part": "run", "size": size, "skew": skew, "mbit": mbit, "arm": arm, "seed": seed}
     try:
         outcome = run()
-    except (RuntimeError, subprocess.SubprocessError, StopIteration) as error:
-        outcome = {"seconds": None, "failed": str(error)[-600:]}
+    except FAILURES as error:
+        outcome = {"seconds": None, "failed": f"{error!r:.80} {str(error)[-500:]}"}
     took, failed = outcome["seconds"], outcome.get("failed")
     came = f"{took:.1f} s" if took else "failed" if failed else "not in time"
     rate = f"{mbit:g} Mbit/s" if mbit else "unshaped"
@@ -147,8 +150,10 @@ def gauntlet(campaign: Campaign) -> Found:
 def one_cell(campaign: Campaign, cell: Cell, seed: int, grid: Sequence[str]) -> Found:
     """The fastest host alone, `auto` among the grid in the order that seems best, DDP; finals."""
     size, skew, mbit = cell
-    cores = cores_of(skew)
-    done = {(each["arm"], each["seed"]) for each in campaign.of(cell)}
+    cores, finals = cores_of(skew), campaign.said.finals if grid else 0
+    done = [each["arm"] for each in campaign.of(cell) if each["seed"] == seed]
+    if "ddp" in done and done.count("auto") > finals:
+        return  # before this campaign was resumed
     with testbed(hosts_of(skew, mbit)) as bed:
         figures = [asdict(figure) for figure in measure(bed, seconds=0.5)]
         yield {"part": "bed", "skew": skew, "mbit": mbit, "figures": figures}
@@ -157,24 +162,24 @@ def one_cell(campaign: Campaign, cell: Cell, seed: int, grid: Sequence[str]) -> 
                 cell, "single", 0,
                 lambda: decide_runs.single(bed, cores, campaign.room(), (size, 0), MOST_S),
             )  # fmt: skip
-        for arm in arms_of(campaign, size, grid, len(done)):
-            if (arm, seed) not in done:
+        for arm in arms_of(campaign, size, grid):
+            if arm not in done:
                 yield ours(campaign, bed, cell, arm, seed)
-        if ("ddp", seed) not in done:
+        if "ddp" not in done:
             yield ddp(campaign, bed, cell, seed)
-        for _ in range(campaign.said.finals if grid else 0):
+        for _ in range(finals):
             fixed = [each for each in campaign.of(cell) if each["arm"] in grid]
             for arm in (soonest(fixed)[0], "auto"):
                 if arm in (*grid, "auto"):
                     yield ours(campaign, bed, cell, arm, seed)
 
 
-def arms_of(campaign: Campaign, size: str, grid: Sequence[str], turn: int) -> list[str]:
+def arms_of(campaign: Campaign, size: str, grid: Sequence[str]) -> list[str]:
     """The grid as it did before, with `auto` among its first, in another place each time."""
     runs = [each for each in campaign.found if each["part"] == "run"]
     arms = in_order(grid, runs, size)
     cells = {(each["skew"], each["mbit"]) for each in runs if each["size"] == size}
-    place = min(len(arms), (len(cells) + turn) % 3)
+    place = min(len(arms), len(cells) % 3)
     return [*arms[:place], "auto", *arms[place:]]
 
 
@@ -213,24 +218,33 @@ def twenty(campaign: Campaign) -> Found:
 # -- changes, and what needs no bed --------------------------------------------------------------
 
 
+def tried(what: str, run: Callable[[], Told]) -> Told:
+    """One outcome of a bed that changes; a failure is one too."""
+    say(what)
+    try:
+        return run()
+    except FAILURES as error:
+        return {"part": "failed", "what": what, "failed": f"{error!r:.80} {str(error)[-500:]}"}
+
+
 def adapt(campaign: Campaign) -> Found:
     """One of three equal hosts becomes three times slower in mid-run."""
     with testbed(hosts_of("equal", 100.0)) as bed:
         for number in range(campaign.said.repeats):
             for strategy in ("all-reduce", "local-sgd(8)", "auto"):
-                say(f"slowdown {number + 1}: {strategy}")
                 how = ("small", strategy, number)
-                with suppress(RuntimeError):
-                    yield decide_changes.slowdown(bed, cores_of("equal"), campaign.room(), how)
+                where = (bed, cores_of("equal"), campaign.room())
+                run = partial(decide_changes.slowdown, *where, how)
+                yield tried(f"slowdown {number + 1}, {strategy}", run)
 
 
 def links(campaign: Campaign) -> Found:
     """All links become ten times slower in mid-run of `auto`."""
     for size in campaign.said.sizes:
-        say(f"links: {size}")
-        with testbed(hosts_of("equal", 100.0)) as bed, suppress(RuntimeError):
-            yield decide_changes.slow_links(
-                bed, cores_of("equal"), campaign.room(), size, campaign.said.link_s
+        with testbed(hosts_of("equal", 100.0)) as bed:
+            where, watched_s = (bed, cores_of("equal"), campaign.room()), campaign.said.link_s
+            yield tried(
+                f"links, {size}", partial(decide_changes.slow_links, *where, size, watched_s)
             )
 
 

@@ -104,16 +104,25 @@ def _against_gauntlet(found: Sequence[Told]) -> Iterable[str]:
         yield f"{len(told)} of 12 cells were measured."
     if ratios and fmean(ratios) > MEAN_CLAIM:
         yield f"The mean over the best fixed, {fmean(ratios):.2f}, is above {MEAN_CLAIM:g}."
+    before_s = [e["before_s"] for e in of(found, "run") if e.get("before_s")]
+    if before_s:
+        yield (
+            "Seconds leave out what is measured before the first decision: "
+            f"{median(before_s):.1f} s, {max(before_s):.1f} at most."
+        )
     for row in told:
         where = named(row["cell"])
-        if row["auto"] is None:
-            yield f"{where}: `auto` did not reach the target."
+        if row["num_late"]:
+            late = row["num_late"]
+            yield f"{where}: `auto` was given up {late} times, and counts as if it had met then."
         if row["over_best"] and row["over_best"] > WORST_CLAIM:
             yield f"{where}: {row['over_best']:.2f} times {row['best_arm']}, above {WORST_CLAIM:g}."
         if row["over_single"] and row["over_single"] > NOISE:
             yield f"{where}: {row['over_single']:.2f} times the time of the best single device."
         if row["ddp_over"] and row["ddp_over"] * NOISE < 1:
             yield f"{where}: DDP took {row['ddp_over']:.2f} of the time of `auto`."
+        if row["auto"] is None:
+            yield f"{where}: `auto` failed."
         if row["best_arm"].startswith("none within"):
             yield f"{where}: no fixed strategy came within its limit; the ratio is an upper bound."
 
@@ -207,4 +216,5 @@ def _failed(found: Sequence[Told]) -> Iterable[str]:
     for each in found:
         if each.get("failed"):
             words = " ".join(each["failed"].split())[-160:]
-            yield f"{named(cell_of(each))}: {each['arm']} failed: {words}"
+            what = each.get("what") or f"{named(cell_of(each))}: {each['arm']}"
+            yield f"{what} failed: {words}"

@@ -239,7 +239,11 @@ def promise_lines(found: Sequence[Told]) -> list[str]:
         here, later = own
         lines.append(f"| {arm} | {len(later)} | {percents(here)} | {percents(later)} |")
     whole = (percents([error for _, error in which]) for which in (first, last))
-    return [*lines, f"| all | {len(last)} | {' | '.join(whole)} |"]
+    lines.append(f"| all | {len(last)} | {' | '.join(whole)} |")
+    own_errors = [abs(error) for each in of(found, "run") for error in each.get("told", ())]
+    if own_errors:
+        lines += ["", f"By {len(own_errors)} outcomes that runs told of: {percents(own_errors)}."]
+    return lines
 
 
 def percents(values: Sequence[float]) -> str:

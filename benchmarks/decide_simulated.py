@@ -24,6 +24,7 @@ from decide_task import SIZES  # noqa: E402
 
 from coterie.agents.join import setup_of  # noqa: E402
 from coterie.config import parse_job  # noqa: E402
+from coterie.coordinator import boundary  # noqa: E402
 from coterie.engines.simulated import Simulation  # noqa: E402
 
 BEFORE_S = 30.0  # of virtual time, for measuring before the first decision
@@ -33,6 +34,7 @@ def played(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a run comes to in virtual time."""
     size, seed = asked["size"], asked["seed"]
     world = world_of(asked["world"])
+    boundary.EVALUATION_PART = float("inf")  # at every epoch: the clock rests meanwhile
     made = parse_job(job("simulated", size, asked["strategy"], seed, len(world.devices)))
     began_s = time.perf_counter()
     simulation = Simulation(made, setup_of(made, "cpu"), world)

@@ -242,7 +242,7 @@ def compared(found: Sequence[Told], cell: Cell) -> dict[str, Any]:
     """One cell: `auto` against the best fixed strategy, the best single device, and DDP.
 
     Where no fixed strategy was as soon as its limit, `over_best` is an upper bound, by the longest
-    of their limits, and `best_arm` says so.
+    of their limits, and `best_arm` says so. An `auto` that was given up counts its limit.
 
     >>> here = {"size": "small", "skew": "equal", "mbit": 10.0, "seed": 0}
     >>> times = {"auto": 11.0, "local-sgd(8)": 10.0, "diloco(32)": 12.0, "single": 22.0}
@@ -252,7 +252,8 @@ def compared(found: Sequence[Told], cell: Cell) -> dict[str, Any]:
     ('local-sgd(8)', 1.1, 0.5, None)
     """
     here = [each for each in found if cell_of(each) == cell]
-    autos = [each["seconds"] for each in here if each["arm"] == "auto" and each["seconds"]]
+    tried = [each for each in here if each["arm"] == "auto" and not each.get("failed")]
+    autos = [each["seconds"] or each["limit_s"] for each in tried]
     fixed = [each for each in here if each["arm"] not in ("auto", "single", "ddp")]
     singles = [
         each["seconds"]
@@ -267,7 +268,7 @@ def compared(found: Sequence[Told], cell: Cell) -> dict[str, Any]:
         "cell": cell,
         "auto": auto,
         "autos": autos,
-        "failed": sum(each["arm"] == "auto" and not each["seconds"] for each in here),
+        "num_late": sum(not each["seconds"] for each in tried),
         "best_arm": best_arm,
         "best": best,
         "single": single,
