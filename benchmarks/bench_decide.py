@@ -9,8 +9,8 @@ again after a host or the links became slow; a last part plays runs in virtual t
     python benchmarks/bench_decide.py --page FILE      # the page of results, or of a part of them
     python benchmarks/bench_decide.py --parts gauntlet --sizes small --mbit 10 --skews equal
 
-Parts: gauntlet, twenty (DDP at 20 Mbit/s), adapt, links, simulate (of all runs kept so far),
-replan. Results are kept after each outcome; with `--resume` those of the file are not run again.
+Parts: twenty (DDP at 20 Mbit/s), adapt, links, gauntlet, and of all runs kept so far replan and
+simulate. Results are kept after each outcome; with `--resume` those of the file are not run again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ GRID = (
     "streaming-diloco(32)",
     "diloco(32)",
 )
-PARTS = ("gauntlet", "twenty", "adapt", "links", "replan", "simulate")
+PARTS = ("twenty", "adapt", "links", "gauntlet", "replan", "simulate")
 MOST_S = 60.0  # of an arm, where nothing is known of its cell yet
 TWENTY, TWENTY_SKEW = 20.0, "4:2:1"
 SIMULATED_AT_ONCE = 2
@@ -155,7 +155,7 @@ def one_cell(campaign: Campaign, cell: Cell, seed: int, grid: Sequence[str]) -> 
     if "ddp" in done and done.count("auto") > finals:
         return  # before this campaign was resumed
     with testbed(hosts_of(skew, mbit)) as bed:
-        figures = [asdict(figure) for figure in measure(bed, seconds=0.5)]
+        figures = [asdict(figure) for figure in measure(bed, seconds=0.4)]
         yield {"part": "bed", "skew": skew, "mbit": mbit, "figures": figures}
         if not campaign.alone(size, skew):
             yield guarded(
@@ -229,7 +229,7 @@ def tried(what: str, run: Callable[[], Told]) -> Told:
 
 def adapt(campaign: Campaign) -> Found:
     """One of three equal hosts becomes three times slower in mid-run."""
-    with testbed(hosts_of("equal", 100.0)) as bed:
+    with testbed(hosts_of("equal", decide_changes.MBIT)) as bed:
         for number in range(campaign.said.repeats):
             for strategy in ("all-reduce", "local-sgd(8)", "auto"):
                 how = ("small", strategy, number)
@@ -241,7 +241,7 @@ def adapt(campaign: Campaign) -> Found:
 def links(campaign: Campaign) -> Found:
     """All links become ten times slower in mid-run of `auto`."""
     for size in campaign.said.sizes:
-        with testbed(hosts_of("equal", 100.0)) as bed:
+        with testbed(hosts_of("equal", decide_changes.MBIT)) as bed:
             where, watched_s = (bed, cores_of("equal"), campaign.room()), campaign.said.link_s
             yield tried(
                 f"links, {size}", partial(decide_changes.slow_links, *where, size, watched_s)
@@ -287,10 +287,10 @@ def play(run: Told) -> Told:
 # -- the campaign --------------------------------------------------------------------------------
 
 DO: Mapping[str, Callable[[Campaign], Found]] = {
-    "gauntlet": gauntlet,
     "twenty": twenty,
     "adapt": adapt,
     "links": links,
+    "gauntlet": gauntlet,
     "replan": replan,
     "simulate": simulate,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +21,7 @@ from coterie.world import Device, Link, World
 STEADY_S, STEADY_ROUNDS = 8.0, 8  # before anything changes
 AFTER_S = 16.0  # watched after a host became slower
 FACTOR = 3.0  # that it is slower by
-SLOW_MBIT = 10.0
+MBIT, SLOW_MBIT = 100.0, 10.0
 MORE_S = 5.0  # after a strategy was changed
 SETTLED_S = 6.0  # at the end, in which the new speed is taken
 REPEATS = 7  # of a decision that is timed
@@ -86,12 +87,26 @@ def slow_links(
         "part": "links",
         "size": size,
         **found,
+        "wanted": fresh(events, changed_s),
         "watched_s": end_s - changed_s,
         "before_per_s": per_s(events, changed_s - STEADY_S / 2, changed_s),
         "slow_per_s": per_s(events, changed_s, changed_s + (found["seconds"] or watched_s)),
         "after_per_s": per_s(events, end_s - MORE_S, end_s),
         "plans": plans(events),
     }
+
+
+def fresh(events: Sequence[Told], changed_s: float) -> str:
+    """What a first decision would take on what was believed before, with links as slow as then."""
+    told = [e for e in events if e["kind"] == "decision" and e["time_s"] <= changed_s][-1]
+    layout = next(event for event in events if event["kind"] == "layout")
+    world = world_of(told["world"])
+    links = tuple(
+        replace(link, bytes_per_s=link.bytes_per_s * SLOW_MBIT / MBIT) for link in world.links
+    )
+    known = layout_of([layout["names"], layout["shapes"]])
+    chosen = decide(replace(world, links=links, meeting_s=0.0), known, 1, "asked").chosen
+    return f"{chosen.strategy} on {', '.join(sorted(chosen.shares))}"
 
 
 # -- deciding ------------------------------------------------------------------------------------

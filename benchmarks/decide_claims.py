@@ -178,9 +178,9 @@ def _against_adapting(found: Sequence[Told]) -> Iterable[str]:
             f"{CHANGES_CLAIM:g}."
         )
     for each in of(found, "links"):
-        if each["to"] is None:
+        if each["to"] is None and each["wanted"] != each["from"]:
             yield (
-                f"Links, {each['size']}: `{each['from']}` was kept for {each['watched_s']:.0f} s "
+                f"Links, {each['size']}: {each['from']} was kept for {each['watched_s']:.0f} s "
                 "on links ten times slower."
             )
 

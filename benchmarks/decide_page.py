@@ -266,14 +266,14 @@ def slowdown_lines(found: Sequence[Told]) -> list[str]:
             "Rounds begun or under way with shares that were more than 10 % from the best of the "
             "new speeds.",
             "",
-            "| strategy | rounds | seconds | samples/s before | after |",
-            "|---|---|---|---|---|",
+            "| strategy | rounds | seconds | over the best at last | samples/s before | after |",
+            "|---|---|---|---|---|---|",
         ]
         for arm in dict.fromkeys(each["arm"] for each in told):
             here = [each for each in told if each["arm"] == arm]
             cells = (
                 spread(each[key] for each in here)
-                for key in ("rounds", "seconds", "before_per_s", "after_per_s")
+                for key in ("rounds", "seconds", "over_at_last", "before_per_s", "after_per_s")
             )
             lines.append(f"| {arm} | {' | '.join(cells)} |")
     changes, num_rounds = share_changes(stationary(found))
@@ -293,16 +293,17 @@ def link_lines(found: Sequence[Told]) -> list[str]:
     if not told:
         return []
     lines = [
-        "| model | before | after | seconds until then | rounds | samples/s before | until then "
-        "| after |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | before | after | a first decision would take | seconds until then | rounds "
+        "| samples/s before | until then | after |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in told:
         never = f"none in {each['watched_s']:.0f} s"
         columns = (
             each["size"],
-            f"`{each['from']}`",
+            each["from"],
             each["to"] or never,
+            each["wanted"],
             seconds(each["seconds"]),
             str(each["rounds"] if each["rounds"] is not None else ABSENT),
             *(seconds(each[f"{when}_per_s"]) for when in ("before", "slow", "after")),

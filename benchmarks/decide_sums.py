@@ -149,13 +149,13 @@ def recovered(events: Sequence[Told], changed_s: float, host: str, factor: float
     devices = tuple(slower(d, factor) if d.name == host else d for d in world.devices)
     best_s = step_s(exact_shares(world.batch, devices), devices)
     done = max((e["last_round"] for e in events if _is_work(e, 0.0, changed_s)), default=0)
+    found: dict[str, Any] = {"rounds": None, "seconds": None, "shares": None, "over_at_last": None}
     for block in (e for e in events if e["kind"] == "block" and e["time_s"] > changed_s):
-        over = step_s(block["shares"], devices) / best_s - 1
-        if over <= NEAR:
-            rounds = max(0, block["first_round"] - done - 1)
-            seconds = block["time_s"] - changed_s
-            return {"rounds": rounds, "seconds": seconds, "over": over, "shares": block["shares"]}
-    return {"rounds": None, "seconds": None, "over": None, "shares": None}
+        found["over_at_last"] = step_s(block["shares"], devices) / best_s - 1
+        if found["over_at_last"] <= NEAR and found["rounds"] is None:
+            found["rounds"] = max(0, block["first_round"] - done - 1)
+            found["seconds"], found["shares"] = block["time_s"] - changed_s, block["shares"]
+    return found
 
 
 def slower(device: Device, factor: float) -> Device:
@@ -185,20 +185,20 @@ def per_s(events: Sequence[Told], start_s: float, end_s: float) -> float:
 def switched(events: Sequence[Told], changed_s: float) -> dict[str, Any]:
     """What strategy and members a run had before a change, and when it took others, if ever."""
 
-    def told(decision: Told) -> tuple[str, tuple[str, ...]]:
-        return decision["chosen"]["strategy"], tuple(sorted(decision["chosen"]["shares"]))
+    def told(decision: Told) -> str:
+        chosen = decision["chosen"]
+        return f"{chosen['strategy']} on {', '.join(sorted(chosen['shares']))}"
 
     decided = [event for event in events if event["kind"] == "decision"]
     before = [event for event in decided if event["time_s"] <= changed_s][-1]
     done = max((e["last_round"] for e in events if _is_work(e, 0.0, changed_s)), default=0)
-    found: dict[str, Any] = {"from": told(before)[0], "to": None, "seconds": None, "rounds": None}
+    found: dict[str, Any] = {"from": told(before), "to": None, "seconds": None, "rounds": None}
     for event in decided:
         if event["time_s"] > changed_s and told(event) != told(before):
             at_s = event["time_s"]
             later = max((e["last_round"] for e in events if _is_work(e, 0.0, at_s)), default=0)
-            members = ", ".join(told(event)[1])
-            words = f"{event['chosen']['strategy']} on {members}"
-            return {**found, "to": words, "seconds": at_s - changed_s, "rounds": later - done}
+            seconds, rounds = at_s - changed_s, later - done
+            return {**found, "to": told(event), "seconds": seconds, "rounds": rounds}
     return found
 
 

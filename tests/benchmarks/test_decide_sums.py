@@ -99,7 +99,9 @@ def test_shares_are_right_again_with_the_first_block_near_the_best_of_the_new_sp
         events.append(event("block", 10.5 + number, first_round=22 + number, shares=shares))
     found = recovered(events, 10.0, "b", 3.0)
     assert (found["rounds"], found["seconds"], found["shares"]) == (4, 3.5, best)
-    assert recovered(events[:-1], 10.0, "b", 3.0)["rounds"] is None
+    assert found["over_at_last"] == pytest.approx(0.0)
+    never = recovered(events[:-1], 10.0, "b", 3.0)
+    assert (never["rounds"], never["over_at_last"]) == (None, pytest.approx(0.5))
 
 
 def test_a_strategy_is_changed_when_it_or_its_members_are_others() -> None:
@@ -109,7 +111,7 @@ def test_a_strategy_is_changed_when_it_or_its_members_are_others() -> None:
     fewer = decision(12.5, {"a": 1})
     assert switched([*both, alike], 10.0)["to"] is None
     assert switched([*both, alike, other], 10.0) == {
-        "from": "s", "to": "t on a, b", "seconds": 2.5, "rounds": 3,
+        "from": "s on a, b", "to": "t on a, b", "seconds": 2.5, "rounds": 3,
     }  # fmt: skip
     assert switched([*both, alike, fewer], 10.0)["to"] == "s on a"
 
@@ -142,7 +144,20 @@ def test_a_page_names_every_cell_beyond_the_claim(auto: float, is_named: bool) -
     plan |= {"promised_s": 1.5, "achieved_s": 1.0}
     single = run("single", 11.0)
     found = (single, run("auto", auto, plans=[plan]), run("a", 10.0, plans=[plan]))
-    words = page(told(*found, run("ddp", 40.0), run("b", None, limit_s=12.5)))
+    changed = [
+        {"part": "slowdown", "arm": "a", "size": "small", "rounds": 7, "seconds": 3.0,
+         "over_at_last": 0.02, "before_per_s": 9.0, "after_per_s": 5.0},
+        {"part": "links", "size": "small", "from": "s on a", "to": None, "wanted": "t on a",
+         "seconds": None, "rounds": None, "watched_s": 30.0, "before_per_s": 9.0,
+         "slow_per_s": 1.0, "after_per_s": 1.0},
+        {"part": "replan", "size": "small", "world": "this bed", "ms": 300.0, "most_ms": 400.0},
+        {**HERE, "part": "simulated", "arm": "a", "seconds": 13.0, "bed_s": 10.0},
+    ]  # fmt: skip
+    words = page(told(*found, *changed, run("ddp", 40.0), run("b", None, limit_s=12.5)))
+    assert "7 rounds (3.0 s) until shares were near, more than 5" in words
+    assert "s on a was kept for 30 s" in words
+    assert "A decision, small, this bed: 300 ms." in words
+    assert "within 15% of the bed's in 0 of 1 cells" in words
     assert (f"{auto / 10:.2f} times a, above 1.3" in words) is is_named
     assert "times the time of the best single device" in words
     assert "50 % (50, 50)" in words
