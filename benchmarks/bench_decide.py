@@ -39,9 +39,10 @@ import decide_page  # noqa: E402
 import decide_runs  # noqa: E402
 import decide_task  # noqa: E402
 from bed_runs import say  # noqa: E402
+from decide_runs import Hosts, warmed  # noqa: E402
 from decide_sums import Cell, in_order, limit_s, soonest  # noqa: E402
 
-from benchmarks.testbed import Bed, Host, measure, testbed  # noqa: E402
+from benchmarks.testbed import Host, measure, testbed  # noqa: E402
 from coterie.errors import CoterieError  # noqa: E402
 
 SKEWS: Mapping[str, Sequence[float]] = {  # cores of each host
@@ -148,42 +149,48 @@ def gauntlet(campaign: Campaign) -> Found:
 
 
 def one_cell(campaign: Campaign, cell: Cell, seed: int, grid: Sequence[str]) -> Found:
-    """The fastest host alone, `auto` among the grid in the order that seems best, DDP; finals."""
-    size, skew, mbit = cell
-    cores, finals = cores_of(skew), campaign.said.finals if grid else 0
+    """A bed, and on it all arms of a cell that were not run before."""
+    _, skew, mbit = cell
+    finals = campaign.said.finals if grid else 0
     done = [each["arm"] for each in campaign.of(cell) if each["seed"] == seed]
     if "ddp" in done and done.count("auto") > finals:
         return  # before this campaign was resumed
     with testbed(hosts_of(skew, mbit)) as bed:
         figures = [asdict(figure) for figure in measure(bed, seconds=0.4)]
         yield {"part": "bed", "skew": skew, "mbit": mbit, "figures": figures}
-        if not campaign.alone(size, skew):
-            yield guarded(
-                cell, "single", 0,
-                lambda: decide_runs.single(bed, cores, campaign.room(), (size, 0), MOST_S),
-            )  # fmt: skip
-        for arm in arms_of(campaign, size, grid):
-            if arm not in done:
-                yield ours(campaign, bed, cell, arm, seed)
-        if "ddp" not in done:
-            yield ddp(campaign, bed, cell, seed)
-        for _ in range(finals):
-            fixed = [each for each in campaign.of(cell) if each["arm"] in grid]
-            for arm in (soonest(fixed)[0], "auto"):
-                if arm in (*grid, "auto"):
-                    yield ours(campaign, bed, cell, arm, seed)
+        with warmed(bed) as hosts:
+            yield from arms(campaign, hosts, cell, seed, grid)
 
 
-def arms_of(campaign: Campaign, size: str, grid: Sequence[str]) -> list[str]:
+def arms(campaign: Campaign, hosts: Hosts, cell: Cell, seed: int, grid: Sequence[str]) -> Found:
+    """The fastest host alone, `auto` among the grid in the order that seems best, DDP; finals."""
+    size, skew, _ = cell
+    done = [each["arm"] for each in campaign.of(cell) if each["seed"] == seed]
+    if not campaign.alone(size, skew):
+        run = partial(decide_runs.single, hosts, campaign.room(), (size, 0), MOST_S)
+        yield guarded(cell, "single", 0, run)
+    for arm in in_turn(campaign, size, grid):
+        if arm not in done:
+            yield ours(campaign, hosts, cell, arm, seed)
+    if "ddp" not in done:
+        yield ddp(campaign, hosts, cell, seed)
+    for _ in range(campaign.said.finals if grid else 0):
+        fixed = [each for each in campaign.of(cell) if each["arm"] in grid]
+        for arm in (soonest(fixed)[0], "auto"):
+            if arm in (*grid, "auto"):
+                yield ours(campaign, hosts, cell, arm, seed)
+
+
+def in_turn(campaign: Campaign, size: str, grid: Sequence[str]) -> list[str]:
     """The grid as it did before, with `auto` among its first, in another place each time."""
     runs = [each for each in campaign.found if each["part"] == "run"]
-    arms = in_order(grid, runs, size)
+    ranked = in_order(grid, runs, size)
     cells = {(each["skew"], each["mbit"]) for each in runs if each["size"] == size}
-    place = min(len(arms), len(cells) % 3)
-    return [*arms[:place], "auto", *arms[place:]]
+    place = min(len(ranked), len(cells) % 3)
+    return [*ranked[:place], "auto", *ranked[place:]]
 
 
-def ours(campaign: Campaign, bed: Bed, cell: Cell, arm: str, seed: int) -> Told:
+def ours(campaign: Campaign, hosts: Hosts, cell: Cell, arm: str, seed: int) -> Told:
     """One run of ours; a fixed strategy is given up once it cannot be the best of its cell."""
     size, skew, _ = cell
     rivals = [each for each in campaign.of(cell) if each["arm"] not in ("ddp", "single")]
@@ -192,21 +199,17 @@ def ours(campaign: Campaign, bed: Bed, cell: Cell, arm: str, seed: int) -> Told:
     patience = campaign.said.patience if arm != "auto" else campaign.said.auto_patience
     most_s = limit_s(rivals, patience, MOST_S)
     how = (size, arm, seed)
-    return guarded(
-        cell, arm, seed,
-        lambda: decide_runs.to_target(bed, cores_of(skew), campaign.room(), how, most_s),
-    )  # fmt: skip
+    run = partial(decide_runs.to_target, hosts, campaign.room(), how, most_s)
+    return guarded(cell, arm, seed, run)
 
 
-def ddp(campaign: Campaign, bed: Bed, cell: Cell, seed: int) -> Told:
+def ddp(campaign: Campaign, hosts: Hosts, cell: Cell, seed: int) -> Told:
     """Torch's DDP: steps of one device on the whole batch, seconds of a steady step here."""
     size, skew, _ = cell
     steps = next((each.get("steps") for each in campaign.alone(size, skew)), None)
-    timed_s, cores = campaign.said.ddp_s, cores_of(skew)
-    return guarded(
-        cell, "ddp", seed,
-        lambda: decide_runs.ddp(bed, cores, campaign.room(), (size, seed), steps, timed_s),
-    )  # fmt: skip
+    timed_s = campaign.said.ddp_s
+    run = partial(decide_runs.ddp, hosts, campaign.room(), (size, seed), steps, timed_s)
+    return guarded(cell, "ddp", seed, run)
 
 
 def twenty(campaign: Campaign) -> Found:
@@ -229,23 +232,21 @@ def tried(what: str, run: Callable[[], Told]) -> Told:
 
 def adapt(campaign: Campaign) -> Found:
     """One of three equal hosts becomes three times slower in mid-run."""
-    with testbed(hosts_of("equal", decide_changes.MBIT)) as bed:
+    with testbed(hosts_of("equal", decide_changes.MBIT)) as bed, warmed(bed) as hosts:
         for number in range(campaign.said.repeats):
             for strategy in ("all-reduce", "local-sgd(8)", "auto"):
                 how = ("small", strategy, number)
-                where = (bed, cores_of("equal"), campaign.room())
-                run = partial(decide_changes.slowdown, *where, how)
+                run = partial(decide_changes.slowdown, hosts, campaign.room(), how)
                 yield tried(f"slowdown {number + 1}, {strategy}", run)
 
 
 def links(campaign: Campaign) -> Found:
     """All links become ten times slower in mid-run of `auto`."""
     for size in campaign.said.sizes:
-        with testbed(hosts_of("equal", decide_changes.MBIT)) as bed:
-            where, watched_s = (bed, cores_of("equal"), campaign.room()), campaign.said.link_s
-            yield tried(
-                f"links, {size}", partial(decide_changes.slow_links, *where, size, watched_s)
-            )
+        with testbed(hosts_of("equal", decide_changes.MBIT)) as bed, warmed(bed) as hosts:
+            watched_s = campaign.said.link_s
+            run = partial(decide_changes.slow_links, hosts, campaign.room(), size, watched_s)
+            yield tried(f"links, {size}", run)
 
 
 def replan(campaign: Campaign) -> Found:

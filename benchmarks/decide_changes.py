@@ -9,11 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from decide_runs import decided, job
+from decide_runs import Hosts, decided, job
 from decide_sums import per_s, plans, recovered, switched, world_of
 from faults_runs import Running
 
-from benchmarks.testbed import Bed
 from coterie.coordinator.decide import decide
 from coterie.types import Layout
 from coterie.world import Device, Link, World
@@ -42,17 +41,15 @@ def steady(run: Running, first: Told) -> None:
         raise RuntimeError(f"the run ended:\n{run.words()}")
 
 
-def slowdown(
-    bed: Bed, cores: Mapping[str, float], folder: Path, how: tuple[str, str, int]
-) -> dict[str, Any]:
+def slowdown(hosts: Hosts, folder: Path, how: tuple[str, str, int]) -> dict[str, Any]:
     """One host, the second, becomes slower: how soon its share is right again."""
     size, strategy, seed = how
-    host = list(cores)[1]
-    given = endless(size, strategy, seed, len(cores))
-    with decided(bed, given, cores, folder) as (run, first):
+    host = list(hosts.cores)[1]
+    given = endless(size, strategy, seed, len(hosts.cores))
+    with decided(hosts, given, folder) as (run, first):
         steady(run, first)
         changed_s = time.time()
-        bed.change(host, cores=cores[host] / FACTOR)
+        hosts.bed.change(host, cores=hosts.cores[host] / FACTOR)
         time.sleep(AFTER_S)
         events, end_s = list(run.events), time.time()
     found = recovered(events, changed_s, host, FACTOR)
@@ -68,15 +65,13 @@ def slowdown(
     }
 
 
-def slow_links(
-    bed: Bed, cores: Mapping[str, float], folder: Path, size: str, watched_s: float
-) -> dict[str, Any]:
+def slow_links(hosts: Hosts, folder: Path, size: str, watched_s: float) -> dict[str, Any]:
     """All links become slow in mid-run of `auto`: when it takes another strategy."""
-    with decided(bed, endless(size, "auto", 0, len(cores)), cores, folder) as (run, first):
+    with decided(hosts, endless(size, "auto", 0, len(hosts.cores)), folder) as (run, first):
         steady(run, first)
         changed_s = time.time()
-        for host in cores:
-            bed.change(host, mbit=SLOW_MBIT)
+        for host in hosts.cores:
+            hosts.bed.change(host, mbit=SLOW_MBIT)
         until_s = changed_s + watched_s
         while time.time() < until_s and switched(list(run.events), changed_s)["to"] is None:
             time.sleep(0.1)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from coterie.watch.events import follow
 HERE = Path(__file__).resolve().parent
 STARTING_CORES = 1.0  # of each host until it is ready
 POLL_S = 0.01
+END_S = 5.0  # for a process that was killed
 MINUTES = 10.0  # no run of ours ends by its clock
 DDP_STEPS = 2  # timed, at least; the first builds buckets and is left out
 
@@ -74,40 +76,98 @@ def first_loss(size: str, seed: int) -> float:
 # -- ours ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Hosts:
+    """A bed on whose hosts agents start at once, from processes that have loaded torch."""
+
+    bed: Bed
+    cores: Mapping[str, float]  # of each host, once its agent is ready
+    warm: Mapping[str, subprocess.Popen[str]]
+
+    def start(self, host: str, argv: Sequence[str], log: Path) -> int:
+        """Start an agent; its pid."""
+        program = self.warm[host]
+        assert program.stdin is not None
+        program.stdin.write(json.dumps({"argv": list(argv), "log": str(log)}) + "\n")
+        program.stdin.flush()
+        return int(_answer(program))
+
+    def lift(self) -> None:
+        """Give every host a core while it loads what it needs."""
+        for host in self.cores:
+            self.bed.change(host, cores=STARTING_CORES)
+
+    def settle(self, host: str) -> None:
+        """Give a host its own share."""
+        self.bed.change(host, cores=self.cores[host])
+
+
 @contextmanager
-def started(bed: Bed, given: Told, cores: Mapping[str, float], folder: Path) -> Iterator[Running]:
+def warmed(bed: Bed) -> Iterator[Hosts]:
+    """The hosts of a bed once torch is loaded on each; their shares are those they were made with.
+
+    What is started is ended with the bed.
+    """
+    cores = {name: float(host.cores or STARTING_CORES) for name, host in bed.hosts.items()}
+    warm: dict[str, subprocess.Popen[str]] = {}
+    hosts = Hosts(bed, cores, warm)
+    hosts.lift()
+    argv, pipe = [sys.executable, str(HERE / "decide_agents.py")], subprocess.PIPE
+    try:
+        for host in cores:
+            warm[host] = bed.run(host, argv, stdin=pipe, stdout=pipe)
+        for program in warm.values():
+            _answer(program)
+        yield hosts
+    finally:
+        for program in warm.values():
+            program.kill()
+            program.communicate()
+
+
+def _answer(program: subprocess.Popen[str]) -> str:
+    assert program.stdout is not None
+    line = program.stdout.readline()
+    if not line:
+        raise RuntimeError("expected a host's agents to be started, found their parent dead")
+    return line
+
+
+@contextmanager
+def started(hosts: Hosts, given: Told, folder: Path) -> Iterator[Running]:
     """A run that is coordinated on the bridge, with an agent on every host; killed at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump({**given, "listen": f"{bed.address}:0"}))
+    path.write_text(yaml.safe_dump({**given, "listen": f"{hosts.bed.address}:0"}))
     argv = [*COMMAND, "train", str(path), "--runs", str(folder), "--plain"]
-    for host in cores:
-        bed.change(host, cores=STARTING_CORES)
+    hosts.lift()
     with (folder / "command.log").open("w") as words:
         command = subprocess.Popen(argv, stdout=words, stderr=words, text=True)
     run = Running(command, folder / given["name"])
-    run.followed = threading.Thread(target=_follow, args=(run, bed, cores), daemon=True)
+    run.followed = threading.Thread(target=_follow, args=(run, hosts), daemon=True)
     run.followed.start()
-    programs: list[subprocess.Popen[str]] = []
+    pids: list[int] = []
     try:
         told = run.find(lambda e: e["kind"] == "run", START_S)
         if told is None:
             raise RuntimeError(f"the run did not begin:\n{run.words()}")
-        for host in bed.hosts:
-            argv = [*COMMAND, "join", told["endpoint"], "--key", str(run.folder / "join.key")]
+        for host in hosts.cores:
+            argv = ["join", told["endpoint"], "--key", str(run.folder / "join.key")]
             argv += ["--root", str(HERE), "--name", host, "--threads", "1"]
-            with (folder / f"{host}.log").open("w") as words:
-                programs.append(bed.run(host, argv, stdout=words, stderr=words))
+            pids.append(hosts.start(host, argv, folder / f"{host}.log"))
         yield run
     finally:
         end_all(str(folder))
-        for program in (command, *programs):
-            program.kill()
-            program.wait()
-        run.followed.join(10.0)
+        command.wait()
+        for pid in pids:
+            with suppress(psutil.Error):
+                agent = psutil.Process(pid)
+                agent.kill()
+                agent.wait(END_S)
+        run.followed.join(END_S)
 
 
-def _follow(run: Running, bed: Bed, cores: Mapping[str, float]) -> None:
+def _follow(run: Running, hosts: Hosts) -> None:
     """Take in events until the command ends; a host that is ready gets its own share."""
     events = follow(
         run.folder / "events.jsonl",
@@ -115,17 +175,15 @@ def _follow(run: Running, bed: Bed, cores: Mapping[str, float]) -> None:
         sleep=lambda _: time.sleep(POLL_S),
     )
     for event in events:
-        if event["kind"] == "agent" and event.get("state") == "ready" and event["member"] in cores:
-            bed.change(event["member"], cores=cores[event["member"]])
+        if event["kind"] == "agent" and event.get("state") == "ready":
+            hosts.settle(event["member"])
         run.events.append(event)
 
 
 @contextmanager
-def decided(
-    bed: Bed, given: Told, cores: Mapping[str, float], folder: Path
-) -> Iterator[tuple[Running, Told]]:
+def decided(hosts: Hosts, given: Told, folder: Path) -> Iterator[tuple[Running, Told]]:
     """A run that has decided for the first time, and that decision."""
-    with started(bed, given, cores, folder) as run:
+    with started(hosts, given, folder) as run:
         first = run.find(lambda e: e["kind"] == "decision", START_S)
         if first is None:
             raise RuntimeError(f"the run did not decide:\n{run.words()}")
@@ -133,32 +191,30 @@ def decided(
 
 
 def to_target(
-    bed: Bed, cores: Mapping[str, float], folder: Path, arm: tuple[str, str, int], most_s: float
+    hosts: Hosts, folder: Path, arm: tuple[str, str, int], most_s: float
 ) -> dict[str, Any]:
     """One run of ours, (model, strategy, seed), until it meets the target or has had its time."""
     size, strategy, seed = arm
     target = decide_task.SIZES[size].target
-    given = job("decide", size, strategy, seed, len(cores))
-    with decided(bed, given, cores, folder) as (run, first):
+
+    def met(event: Told) -> bool:
+        loss = event.get("metrics", {}).get("test_loss", float("inf"))
+        return event["kind"] == "scores" and bool(loss <= target)
+
+    given = job("decide", size, strategy, seed, len(hosts.cores))
+    with decided(hosts, given, folder) as (run, first):
         process = coordinator_of(run)
         cpu_s, began_s = _cpu_s(process), time.time()
-
-        def met(event: Told) -> bool:
-            loss = event.get("metrics", {}).get("test_loss", float("inf"))
-            return event["kind"] == "scores" and bool(loss <= target)
-
-        left_s = first["time_s"] + most_s - time.time()
-        run.find(met, left_s)
-        wall_s = time.time() - began_s
-        used_s = _cpu_s(process) - cpu_s
-        events, failed = list(run.events), run.command.poll() is not None
-        words = run.words() if failed else ""
+        run.find(met, first["time_s"] + most_s - time.time())
+        wall_s, used_s = time.time() - began_s, _cpu_s(process) - cpu_s
+        events = list(run.events)
+        failed = run.words()[-600:] if run.command.poll() is not None else ""
     return {
         **summed(events, first_loss(size, seed), target),
         "limit_s": most_s,
         "ran_s": wall_s,
         "coordinator_s": used_s,
-        "failed": words[-600:],
+        "failed": failed,
     }
 
 
@@ -202,8 +258,8 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def plain(
-    bed: Bed,
-    cores: Mapping[str, float],
+    hosts: Hosts,
+    names: Sequence[str],
     folder: Path,
     arm: tuple[str, int],
     over: Callable[[Sequence[Told]], bool],
@@ -211,24 +267,24 @@ def plain(
 ) -> list[Told]:
     """Rank 0's log of a plain torch loop, (model, seed), on the hosts named: DDP where several."""
     size, seed = arm
+    bed = hosts.bed
     folder.mkdir(parents=True, exist_ok=True)
-    hosts = list(cores)
     log = folder / "rank0.jsonl"
-    shared = {"WORLD_SIZE": str(len(hosts)), "MASTER_ADDR": bed.address_of(hosts[0])}
+    shared = {"WORLD_SIZE": str(len(names)), "MASTER_ADDR": bed.address_of(names[0])}
     shared["MASTER_PORT"] = str(free_port())
     argv = [sys.executable, str(HERE / "peers" / "plain.py"), size, "--seed", str(seed)]
     ranks: list[subprocess.Popen[str]] = []
+    hosts.lift()
     try:
-        for rank, host in enumerate(hosts):
-            bed.change(host, cores=STARTING_CORES)
+        for rank, host in enumerate(names):
             env = {**shared, "RANK": str(rank)}
             with (folder / f"{host}.log").open("w") as words:
                 ranks.append(
                     bed.run(host, [*argv, "--log", str(log)], env, words, subprocess.PIPE, words)
                 )
         _await(lambda: any(e["kind"] == "ready" for e in _lines(log)), ranks, folder, START_S)
-        for host, program in zip(hosts, ranks, strict=True):
-            bed.change(host, cores=cores[host])
+        for host, program in zip(names, ranks, strict=True):
+            hosts.settle(host)
             assert program.stdin is not None
             program.stdin.write("go\n")
             program.stdin.flush()
@@ -241,18 +297,16 @@ def plain(
             program.wait()
 
 
-def single(
-    bed: Bed, cores: Mapping[str, float], folder: Path, arm: tuple[str, int], most_s: float
-) -> dict[str, Any]:
+def single(hosts: Hosts, folder: Path, arm: tuple[str, int], most_s: float) -> dict[str, Any]:
     """The fastest host alone, to the target, by torch's own loop on whole batches."""
     size, seed = arm
     target = decide_task.SIZES[size].target
-    host = max(cores, key=cores.__getitem__)
+    host = max(hosts.cores, key=hosts.cores.__getitem__)
 
     def over(log: Sequence[Told]) -> bool:
         return any(line.get("loss", target + 1) <= target for line in log)
 
-    log = plain(bed, {host: cores[host]}, folder, arm, over, most_s)
+    log = plain(hosts, [host], folder, arm, over, most_s)
     points = [(0.0, first_loss(size, seed))]
     points += [(line["seconds"], line["loss"]) for line in log if "loss" in line]
     steps = [(0.0, points[0][1]), *((line["step"], line["loss"]) for line in log if "loss" in line)]
@@ -266,12 +320,7 @@ def single(
 
 
 def ddp(
-    bed: Bed,
-    cores: Mapping[str, float],
-    folder: Path,
-    arm: tuple[str, int],
-    steps: float | None,
-    timed_s: float,
+    hosts: Hosts, folder: Path, arm: tuple[str, int], steps: float | None, timed_s: float
 ) -> dict[str, Any]:
     """DDP's seconds to the target: some steady steps timed, times the steps of the whole run.
 
@@ -286,7 +335,7 @@ def ddp(
         ends = timed(log)
         return len(ends) > DDP_STEPS and ends[-1] - ends[0] >= timed_s
 
-    ends = timed(plain(bed, cores, folder, arm, over, most_s=60.0))
+    ends = timed(plain(hosts, list(hosts.cores), folder, arm, over, most_s=60.0))
     if len(ends) <= DDP_STEPS:
         return {"seconds": None, "failed": f"{len(ends)} steps within a minute"}
     per_step_s = (ends[-1] - ends[0]) / (len(ends) - 1)

@@ -179,7 +179,7 @@ def per_s(events: Sequence[Told], start_s: float, end_s: float) -> float:
     6.0
     """
     num = sum(e["num_samples"] for e in events if _is_work(e, start_s, end_s))
-    return num / max(1e-9, end_s - start_s)
+    return float(num / max(1e-9, end_s - start_s))
 
 
 def switched(events: Sequence[Told], changed_s: float) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def switched(events: Sequence[Told], changed_s: float) -> dict[str, Any]:
 
 
 def _is_work(event: Told, start_s: float, end_s: float) -> bool:
-    return event["kind"] == "work" and start_s < event["time_s"] <= end_s
+    return bool(event["kind"] == "work" and start_s < event["time_s"] <= end_s)
 
 
 # -- the gauntlet --------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def limit_s(found: Iterable[Told], patience: float, most_s: float) -> float:
     (6.0, 60.0)
     """
     took = [each["seconds"] for each in found if each["seconds"]]
-    return min([most_s, *(patience * seconds for seconds in took)])
+    return float(min([most_s, *(patience * seconds for seconds in took)]))
 
 
 def compared(found: Sequence[Told], cell: Cell) -> dict[str, Any]:
