@@ -322,7 +322,7 @@ def coordinator_lines(found: Sequence[Told]) -> list[str]:
             f"core in {len(parts)} runs (claimed: at most {CPU_CLAIM:.0%} of the machine)."
         ]
     if told := of(found, "replan"):
-        lines += ["", "| model | world | a decision, ms | at most |", "|---|---|---|---|"]
+        lines += ["", "| model | world | a decision, CPU-ms | at most |", "|---|---|---|---|"]
         lines += [
             f"| {e['size']} | {e['world']} | {e['ms']:.3g} | {e['most_ms']:.3g} |" for e in told
         ]
