@@ -194,10 +194,10 @@ def summed(value: Any, parts: list[Tensor], total: Any) -> Any:
     if isinstance(value, CoterieError):
         return value
     if isinstance(total, CoterieError):
-        return value, False
+        return value, False, 0.0
     for part, sum_P in zip(parts, total.split([p.numel() for p in parts]), strict=True):
         part.copy_(sum_P)
-    return value, True
+    return value, True, 0.0
 
 
 def term(number: int, *members: str, at_once: bool = False, **given: Any) -> say.Term:

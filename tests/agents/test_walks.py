@@ -35,7 +35,7 @@ def test_memory_of_a_sum_that_broke_off_is_never_used_again(stage: Any) -> None:
     streaming = group.waiting["a"]
     assert isinstance(streaming, do.Stream)
     begun: list[torch.Tensor] = []
-    group.resume("a", (streaming.run(begun.append), False))
+    group.resume("a", (streaming.run(begun.append), False, 0.0))
     learner = group.workers["a"].learner
     left = {part.untyped_storage().data_ptr() for part in begun}
     rooms = [learner.room_to_tell() for _ in range(3)]

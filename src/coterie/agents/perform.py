@@ -168,11 +168,12 @@ class Performer:
         try:
             value = self._compute(lambda: run(sums.add))
         finally:  # others have begun the same sums, whatever came of this member's part
+            began_s = time.perf_counter()
             try:
                 sums.finish()
             except Torn:
                 whole = False
-        return value, whole
+        return value, whole, time.perf_counter() - began_s
 
     def _pass(self, effect: do.Pass) -> Any:
         pipeline = self._roads.pipeline(effect.team)

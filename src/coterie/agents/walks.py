@@ -197,10 +197,11 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
 
     began_s = yield do.Now()
     try:
-        loss, whole = yield do.Stream(run, tuple(map(len, batches)))
+        loss, whole, waited_s = yield do.Stream(run, tuple(map(len, batches)))
     except Torn:  # before it began: what it brings is needed all the same
         return (yield from _gradient(member, batches))
-    member.busy_s += (yield do.Now()) - began_s
+    member.busy_s += (yield do.Now()) - began_s - waited_s
+    member.tally.exchange_s += waited_s
     if not whole:
         learner.leave_rooms()
     if whole and bool(told_N.sum().isfinite()):

@@ -281,13 +281,17 @@ class Simulation(VirtualTime):
         parts: list[Tensor] = []
         value = _attempt(lambda: run(parts.append))
         seconds = sum(map(agent.device.step_s, batches))
+        computed_s = self._now_s + seconds
 
         def summed(total: Any) -> Any:
+            if isinstance(value, CoterieError):
+                return value
+            waited_s = self._now_s - computed_s
             if isinstance(total, Torn):
-                return value if isinstance(value, CoterieError) else (value, False)
+                return value, False, waited_s
             for part, sum_P in zip(parts, total.split([p.numel() for p in parts]), strict=True):
                 part.copy_(sum_P)
-            return value if isinstance(value, CoterieError) else (value, True)
+            return value, True, waited_s
 
         strand.convert = summed
         turn = strand.turn
