@@ -160,14 +160,14 @@ def verdict(told: Sequence[Mapping[str, Any]]) -> list[str]:
     alone = [row["over_single"] for row in told if row["over_single"]]
     ddp = [row["ddp_over"] for row in told if row["ddp_over"]]
     words = (
-        f"Over {len(ratios)} cells `auto` took {fmean(ratios):.2f} times the time of the best "
-        f"fixed strategy on the mean (claimed: at most {MEAN_CLAIM:g}), {max(ratios):.2f} at worst "
-        f"(claimed: at most {WORST_CLAIM:g})."
+        f"Over {len(ratios)} of 12 cells `auto` took {fmean(ratios):.2f} times the time of the "
+        f"best fixed strategy on the mean (claimed: at most {MEAN_CLAIM:g}), "
+        f"{max(ratios):.2f} at worst (claimed: at most {WORST_CLAIM:g})."
     )
     if alone:
         words += f" Against the best single device {fmean(alone):.2f}, {max(alone):.2f} at worst."
     if ddp:
-        words += f" DDP took {min(ddp):.2f} to {max(ddp):.1f} times the time of `auto`."
+        words += f" DDP took {times(min(ddp))} to {times(max(ddp))} times the time of `auto`."
     return [words]
 
 
