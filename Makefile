@@ -8,7 +8,7 @@ SOURCES := src tests $(wildcard examples) $(wildcard benchmarks)
 PAGES := docs $(wildcard README.md)
 BENCHES := $(sort $(wildcard benchmarks/bench_*.py))
 
-.PHONY: demo test check lint types arrows doctests bench bench-sync bench-faults fmt clean
+.PHONY: demo test check lint types arrows doctests bench bench-sync bench-faults bench-decide fmt clean
 
 demo: $(READY)
 	$(BIN)/coterie demo
@@ -49,6 +49,10 @@ bench-sync: $(READY)
 # Faults put into real runs, and into those of peers; PEERS as above. Cuts and slow links need root.
 bench-faults: $(READY)
 	$(BIN)/python benchmarks/bench_faults.py --peers-python $(PEERS)
+
+# Decisions, in cells of bandwidth × skew × model: needs root, and the machine for itself.
+bench-decide: $(READY)
+	$(BIN)/python benchmarks/bench_decide.py
 
 fmt: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)

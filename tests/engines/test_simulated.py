@@ -131,6 +131,19 @@ def test_all_members_end_bitwise_equal_and_every_sample_is_learned_once(strategy
     assert outcome.summary["accuracy"] > 0.6
 
 
+@pytest.mark.parametrize("strategy", ["all-reduce", "all-reduce-int8", "local-sgd(3)"])
+def test_what_members_wait_for_others_is_no_part_of_their_computing(strategy: str) -> None:
+    where = world(latency_s=0.004)
+    outcome = simulate(job(strategy=strategy), setup(), where)
+    works = of_kind(outcome, "work")
+    assert {work["member"] for work in works} >= {"a", "b"}
+    for work in works:
+        device = where.device(work["member"])
+        own_s = work["num_steps"] * device.overhead_s + work["num_samples"] * device.per_sample_s
+        assert work["compute_s"] == pytest.approx(own_s)
+        assert work["exchange_s"] > 0.004
+
+
 def test_a_simulation_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     simulate(job(until={"steps": 2.0}), setup(), world("ab"))
