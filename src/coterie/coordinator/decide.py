@@ -42,7 +42,7 @@ def decide(
     enough. Raises JobError when the devices cannot hold the batch, when members are not linked,
     or when no sentence fits into memory.
 
-    >>> from coterie.world import Device
+    >>> from coterie.world import Device, Link
     >>> laptop, phone = Device("laptop", 0.01, 0.001, 512), Device("phone", 0.02, 0.004, 512)
     >>> world = World((laptop, phone), (Link("laptop", "phone", 1e-6, 1e9),), 128, 50_000)
     >>> decision = decide(world, Layout(("w",), ((10_000,),)), 1, "start")
