@@ -64,7 +64,7 @@ def test_a_faster_device_holds_more_layers_and_may_stand_anywhere():
 @pytest.mark.parametrize(
     "asked",
     [
-        world(bytes_per_s=1e10),
+        world(bytes_per_s=1e12),
         world(sent_bytes=1e6),
         replace(world(), chain=()),
         replace(world(), chain=world().chain[:1]),
@@ -77,7 +77,7 @@ def test_elsewhere_whole_models_learn_side_by_side(asked):
 
 
 def test_what_is_rejected_shows_the_pipeline_with_its_price():
-    rejected = [o for o in choose(world(bytes_per_s=1e10)).rejected if "Pipeline" in o.strategy]
+    rejected = [o for o in choose(world(bytes_per_s=1e12)).rejected if "Pipeline" in o.strategy]
     assert rejected[0].round_s > 0
 
 
