@@ -268,6 +268,18 @@ def test_a_coordinator_that_comes_after_another_is_told_which_pushes_count() -> 
     assert served.cohorts() == [(1, ("a",))]
 
 
+def test_what_a_member_brings_late_does_not_count_once_it_was_left_out() -> None:
+    served = Apart()
+    for name in "ab":
+        served.hand_in(name, [0.0, 0.0])
+    served.term(2, "a")
+    served.term(3, "a", "b")
+    served.push("b", 2, [9.0, 9.0])  # others learn it by now
+    assert (served.anchor, served.cohorts()) == ([0.0, 0.0], [(2, ())])
+    served.push("a", 1, [1.0, 1.0])
+    assert served.anchor == [-1.0, -1.0]
+
+
 def test_nobody_brings_what_another_was_to_learn() -> None:
     served = Apart()
     for name in "ab":

@@ -55,6 +55,7 @@ class Hub:
     strategy: Strategy | None = None
     layout: Layout | None = None
     leases: dict[int, Mapping[str, Lease]] = field(default_factory=dict)  # by round not yet closed
+    void: set[int] = field(default_factory=set)  # rounds of members that were left out since
     handed: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # until there is an anchor
     answered: dict[str, list[Verdict]] = field(default_factory=dict)  # of each member, the newest
     num_answers: int = 0
@@ -96,6 +97,8 @@ class Hub:
             self._adopt(term.strategy)
         self.newest = max(self.newest, term.given_out)
         self.brought.clear()
+        if term.apart:  # what they were given is learned by others, though they may come back
+            self.void |= {n for n, k in self.leases.items() if not k.keys() & set(term.members)}
         self.shadows = {name: v for name, v in self.shadows.items() if name in term.members}
         if self.anchor_N is not None or not term.apart:
             yield from self._settle()
@@ -271,7 +274,8 @@ class Hub:
         row, offence = self._opened(said["payload"], number, float(said["weight"]))
         if offence:
             yield do.Tell(Offence(member=origin, reason=offence))
-        is_fresh = origin in self.term.members and staleness <= exchange.max_staleness
+        stands = origin in self.term.members and number not in self.void
+        is_fresh = stands and staleness <= exchange.max_staleness
         if row is not None and is_fresh:
             self._apply(row, number, staleness, said["num_steps"])
         counts = row is not None and is_fresh
