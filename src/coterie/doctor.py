@@ -43,6 +43,7 @@ LOWEST_VERSIONS: Mapping[str, str] = {
     "rich": "13",
     "safetensors": "0.4",
     "psutil": "5.9",
+    "scipy": "1.11",
 }
 
 

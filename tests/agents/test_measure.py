@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from coterie.agents import effects as do
 from coterie.agents.learner import Learner, Setup
-from coterie.agents.measure import MAX_STEPS, MIN_STEPS, PROBE_BYTES, probe_links, probe_steps
+from coterie.agents.measure import MAX_STEPS, MIN_STEPS, PROBES_BYTES, probe_links, probe_steps
 from coterie.tasks.supervised import Supervised
 from coterie.transport.messages import Linked, Probe, Probed, Term
 
@@ -74,7 +74,7 @@ def test_bytes_are_those_of_the_parameters_and_of_what_each_sample_saves() -> No
     assert probed.bytes_per_sample == inputs + outputs + log_softmax + target
 
 
-def two_ends(latency_s: float, bytes_per_s: float) -> list[Linked]:
+def two_ends(latency_s: float, bytes_per_s: float, bucket_bytes: int = 0) -> list[Linked]:
     """Both members of a link in lockstep on one clock."""
     term = Term(number=3, members=("a", "b"), store="")
     lives = {name: probe_links(name, term) for name in term.members}
@@ -95,7 +95,7 @@ def two_ends(latency_s: float, bytes_per_s: float) -> list[Linked]:
         if len(meeting) == 2:
             (given,) = [e for e in meeting.values() if isinstance(e, do.Give)]
             num_bytes = given.vector_N.numel() * given.vector_N.element_size()
-            now_s += latency_s + num_bytes / bytes_per_s
+            now_s += latency_s + max(0, num_bytes - bucket_bytes) / bytes_per_s
             answers = dict.fromkeys(lives, given.vector_N)
             meeting.clear()
     return [ended["a"], ended["b"]]
@@ -109,6 +109,14 @@ def test_a_link_is_told_once_with_its_latency_and_bandwidth() -> None:
     assert bytes_per_s == pytest.approx(1e6, rel=1e-3)
 
 
+@pytest.mark.parametrize("mbit", [2, 10, 20, 100, 300])
+def test_a_road_that_lets_the_first_bytes_pass_at_once_is_no_faster(mbit: float) -> None:
+    true_per_s = mbit * 1e6 / 8
+    bucket_bytes = int(max(1 << 14, 0.008 * true_per_s))  # what a shaper saves up, two ticks of it
+    ((_, _, bytes_per_s),) = two_ends(0.0005, true_per_s, bucket_bytes)[0].links
+    assert bytes_per_s == pytest.approx(true_per_s, rel=0.06)
+
+
 def test_a_bandwidth_beyond_the_clock_stays_finite() -> None:
     ((_, _, bytes_per_s),) = two_ends(latency_s=0.01, bytes_per_s=1e15)[0].links
-    assert 0 < bytes_per_s <= PROBE_BYTES / 1e-6
+    assert 0 < bytes_per_s <= PROBES_BYTES[-1] / 1e-6

@@ -181,14 +181,6 @@ def test_too_few_for_the_sentence_is_said_and_ends_the_run(played: Play, sentenc
     assert "found 1; start more agents, or ask for another strategy" in error["text"]
 
 
-def test_a_server_that_is_gone_ends_the_run_with_the_reason(played: Play) -> None:
-    for sentence in ("parameter-server()", "asynchronous(2)"):
-        run = played(sentence, [Fault("hub", UNDER_WAY_S)])
-        (error,) = run.of("error")
-        assert "the server of the star road is gone" in error["text"]
-        assert run.audit.is_exact
-
-
 @pytest.mark.parametrize("at_s", [2.29 + 0.004 * step for step in range(16)])
 def test_a_death_at_any_moment_of_a_round_by_the_server_is_mended(
     played: Play, at_s: float

@@ -5,6 +5,7 @@ Legend: N bytes of a probe.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -16,9 +17,9 @@ from coterie.agents.layers import measure_layers
 from coterie.agents.learner import Learner
 from coterie.transport.messages import Linked, Probe, Probed, Term
 
-PROBE_BYTES = 1 << 20
-SMALL_PROBE_BYTES = 1 << 17
-SLOW_S = 0.006  # for these there and back: whatever else delays them is little beside the road
+PROBES_BYTES = (1 << 16, 1 << 18, 1 << 20)
+SLOW_S = 0.1  # there and back: whatever else delays a message is little beside the road
+VERY_SLOW_S = 1.0  # for the smallest: it has to tell enough
 MIN_STEPS = 3
 MAX_STEPS = 50
 PINGS = 5
@@ -85,27 +86,46 @@ def probe_links(name: str, term: Term) -> do.Life[Linked]:
         pings = []
         for _ in range(PINGS):
             pings.append((yield from _there_and_back(name == a, peer, torch.zeros(1))))
-        num_bytes, big_s = yield from _weighed(name == a, peer)
+        timed = yield from _timed(name == a, peer)
         if name == a:
             latency_s = min(pings) / 2  # the rest is waiting for a processor, not the road
-            links.append((peer, latency_s, num_bytes / max(big_s / 2 - latency_s, 1e-6)))
+            links.append((peer, latency_s, bandwidth_per_s(latency_s, timed)))
     return Linked(term=term.number, links=tuple(links))
 
 
-def _weighed(leads: bool, peer: str) -> do.Life[tuple[int, float]]:
+def bandwidth_per_s(latency_s: float, timed: Sequence[tuple[int, float]]) -> float:
+    """Bytes a second of a road, from (bytes, seconds there and back) in ascending order.
+
+    A road that shapes its traffic lets the first bytes pass at once: what the last ones added to
+    the time tells more, unless a processor was slow to take the small message.
+
+    >>> bandwidth_per_s(0.5, [(100, 1.0), (1_100, 3.0)])
+    1000.0
+    """
+    num_bytes, seconds = timed[-1]
+    whole_per_s = num_bytes / max(seconds / 2 - latency_s, 1e-6)
+    if len(timed) == 1:
+        return whole_per_s
+    fewer_bytes, sooner_s = timed[-2]
+    return min(whole_per_s, (num_bytes - fewer_bytes) / max((seconds - sooner_s) / 2, 1e-6))
+
+
+def _timed(leads: bool, peer: str) -> do.Life[list[tuple[int, float]]]:
     """Bytes that went to a peer and back, and the seconds: a slow road shows with few of them."""
-    small_s = yield from _there_and_back(leads, peer, torch.zeros(SMALL_PROBE_BYTES // 4))
-    slow = torch.tensor([small_s > SLOW_S])
-    if leads:
-        yield do.Give(peer, slow)
-    else:
-        yield do.Take(peer, slow)
-    if bool(slow):
-        return SMALL_PROBE_BYTES, small_s
-    large, times_s = torch.zeros(PROBE_BYTES // 4), []
-    for _ in range(2):
-        times_s.append((yield from _there_and_back(leads, peer, large)))
-    return PROBE_BYTES, min(times_s)
+    timed: list[tuple[int, float]] = []
+    for num_bytes in PROBES_BYTES:
+        vector = torch.zeros(num_bytes // 4)
+        seconds = yield from _there_and_back(leads, peer, vector)
+        timed.append((num_bytes, seconds))
+        told = torch.tensor([seconds > (SLOW_S if len(timed) > 1 else VERY_SLOW_S)])
+        if leads:
+            yield do.Give(peer, told)
+        else:
+            yield do.Take(peer, told)
+        if bool(told):
+            return timed
+    again_s = yield from _there_and_back(leads, peer, vector)
+    return [*timed[:-1], (num_bytes, min(seconds, again_s))]
 
 
 def _there_and_back(leads: bool, peer: str, vector_N: Tensor) -> do.Life[float]:
