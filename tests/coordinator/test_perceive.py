@@ -12,6 +12,7 @@ import pytest
 
 from coterie.coordinator.perceive import MIN_REPORTS, fold, has_jumped, learn_road
 from coterie.coordinator.shares import exact_shares, step_s
+from coterie.sync.exchanges import RING_SHARE
 from coterie.transport import messages as say
 from coterie.types import Layout
 
@@ -110,7 +111,7 @@ def road(play, megabytes: float, bytes_per_s: float = 1e6, strategy: str = "loca
 def price_s(p, megabytes: float) -> float:
     """What a ring of three takes for it, at the bandwidth believed."""
     (bytes_per_s,) = {link.bytes_per_s for link in p.run.world.links}
-    return 4 / 3 * megabytes * 1e6 / bytes_per_s
+    return 4 / 3 * megabytes * 1e6 / (RING_SHARE * bytes_per_s)
 
 
 def test_exchanges_of_two_sizes_tell_bytes_from_what_each_costs(play):

@@ -20,10 +20,10 @@ from coterie.tasks.supervised import Supervised
 from coterie.watch.events import audit
 from coterie.world import Device, Link, World
 
-NUM_TRAIN, BATCH, WIDTH = 320, 32, 64
+NUM_TRAIN, BATCH, WIDTH = 2_048, 32, 192
 INPUTS = torch.randn(NUM_TRAIN, 4, generator=torch.Generator().manual_seed(1))
 TARGETS = (INPUTS @ torch.randn(4, 3, generator=torch.Generator().manual_seed(2))).argmax(1)
-SLOW, FAST = 5e3, 1e9  # bytes a second: 35 kB of parameters take long, or no time
+SLOW, FAST = 2e4, 1e9  # bytes a second: 300 kB of parameters take long, or no time
 
 
 def deep() -> nn.Module:
