@@ -13,7 +13,9 @@ from torch.utils.data import TensorDataset
 from coterie.agents import layers
 from coterie.agents.learner import Learner, Setup
 from coterie.config import Job, Ref, TaskSpec
+from coterie.coordinator import decide
 from coterie.engines.simulated import Fault, Outcome, Simulation
+from coterie.sync import recipes
 from coterie.sync.reading import parse
 from coterie.sync.teams import Pipeline
 from coterie.tasks.supervised import Supervised
@@ -98,7 +100,10 @@ def test_over_slow_links_a_pipeline_is_chosen_and_over_fast_ones_it_is_not() -> 
 
 
 @pytest.mark.parametrize("names", ["ab", "abc"])
-def test_a_death_in_its_crew_costs_no_sample_and_not_the_run(names: str) -> None:
+def test_a_death_in_its_crew_costs_no_sample_and_not_the_run(
+    names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "worth_pricing", lambda _: (recipes.all_reduce(),))  # no walks
     dead = Fault("a", 200.0)  # probing is over by then, its first walk is not
     outcome = played("auto", SLOW, names, [dead])
     assert isinstance(parse(decided(outcome)[0]).team, Pipeline)
