@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from coterie.coordinator.islands import Groups, islands
@@ -43,16 +44,24 @@ def candidates(world: World) -> tuple[Strategy, ...]:
     >>> [s.every for s in candidates(World((), (), batch=64, num_train=160)) if s.pack is None]
     [1, 2, 3]
     """
-    return tuple(dict.fromkeys(_sentences(world)))
+    many = len(world.devices) >= MANY
+    return _sentences(tuple(_lengths(world)), _unequal(world), many, islands(world))
 
 
-def _sentences(world: World) -> Iterator[Strategy]:
+@lru_cache(maxsize=64)  # worlds change all the time, what tells these apart hardly ever
+def _sentences(
+    lengths: tuple[int, ...], unequal: bool, many: bool, groups: Groups
+) -> tuple[Strategy, ...]:
+    return tuple(dict.fromkeys(_written(lengths, unequal, many, groups)))
+
+
+def _written(
+    lengths: tuple[int, ...], unequal: bool, many: bool, groups: Groups
+) -> Iterator[Strategy]:
     yield recipes.all_reduce()
     yield recipes.all_reduce_fp16()
     yield recipes.all_reduce_int8()
     yield chain(PACKS[1], Reduce())
-    unequal, groups = _unequal(world), islands(world)
-    lengths = _lengths(world)
     for num_steps in lengths:
         yield recipes.local_sgd(num_steps)
         for pack in PACKS:
@@ -67,7 +76,7 @@ def _sentences(world: World) -> Iterator[Strategy]:
         if unequal:
             yield recipes.dylu(num_steps)
             yield chain(DyLU(num_steps), PACKS[0], Reduce(), LIGHT)
-        if len(world.devices) >= MANY:
+        if many:
             yield recipes.noloco(num_steps)
         if groups:
             yield from _tiers(num_steps, groups)

@@ -89,7 +89,7 @@ def weigh(sentence: Sentence, cohort: Cohort) -> Option:
         round_s=round_s,
         exchange_s=exchange_s,
         samples_per_round=samples_per_round,
-        efficiency=1.0 if is_whole(sentence.strategy.team, members) else sentence.keeps,
+        efficiency=1.0 if is_whole(sentence.team, members) else sentence.keeps,
         survival=math.exp(-cohort.failures_per_s * round_s),
         hidden_s=unseen_s,
     )

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from coterie.coordinator import shares as sharing
 from coterie.coordinator.parallel import passing_s
 from coterie.sync.exchanges import Exchange, Pace, Reduce, slowest
 from coterie.sync.fragments import buckets, split
-from coterie.sync.pieces import Every
+from coterie.sync.pieces import Every, Piece
 from coterie.sync.room import Payload
 from coterie.sync.teams import Islands, Pipeline
 from coterie.types import Layout
@@ -43,7 +44,9 @@ class Sentence:
     written: str
     kind: str  # what sets it apart whatever the length of its walk
     exchange: Exchange
+    team: Piece | None
     islands: Islands | None
+    sharing: tuple[bool, bool]  # whether steps differ in number; whether all pass through a crew
     every: int
     overlap: int
     paced: bool
@@ -54,12 +57,6 @@ class Sentence:
     num_buckets: int  # in which gradients are summed while they come
     whole: Payload  # every gradient, dense
     shared: Payload  # what is agreed on, dense
-
-    @property
-    def sharing(self) -> tuple[bool, bool]:
-        """Whether steps differ in number, not in size; whether all samples pass through a crew."""
-        team = self.strategy.team
-        return self.paced, isinstance(team, Pipeline) and bool(team.crew)
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ class Cohort:
         return len(self.shares)
 
 
+@lru_cache(maxsize=1024)
 def sentence_of(strategy: Strategy, layout: Layout) -> Sentence:
     """Look up what the price of a strategy depends on.
 
@@ -96,7 +94,9 @@ def sentence_of(strategy: Strategy, layout: Layout) -> Sentence:
         written=repr(strategy),
         kind=str([_apart(piece) for piece in strategy.pieces]),
         exchange=strategy.exchange,
+        team=team,
         islands=team if isinstance(team, Islands) else None,
+        sharing=(walk is not None and walk.paced, isinstance(team, Pipeline) and bool(team.crew)),
         every=strategy.every,
         overlap=strategy.overlap,
         paced=walk is not None and walk.paced,
@@ -146,7 +146,7 @@ def _paced_s(shares: Mapping[str, int], devices: Sequence[Device]) -> float:
 
 def step_s(sentence: Sentence, cohort: Cohort) -> float:
     """Seconds of a step on the whole batch: with the sum inside an island, or through stages."""
-    staged_s = passing_s(sentence.strategy.team, cohort.shares, cohort.world)
+    staged_s = passing_s(sentence.team, cohort.shares, cohort.world)
     if staged_s is not None:
         return staged_s
     if sentence.islands is None:

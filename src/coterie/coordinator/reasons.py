@@ -56,7 +56,7 @@ def _why_shares(world: World, chosen: Weighed) -> str:
     shares = chosen.option.shares
     listed = shared(shares)
     devices = world.only(tuple(shares)).devices
-    team = chosen.sentence.strategy.team
+    team = chosen.sentence.team
     if isinstance(team, Pipeline) and team.crew and world.chain:
         return why_stages(team, world)
     if len(devices) == 1:
