@@ -40,6 +40,7 @@ class Run:
             agents={"local": 0, "remote": len(HOSTS)},
             until={"minutes": 20},
             strategy="local-sgd(4)",
+            deterministic=True,  # nobody is left out, however dear meetings are
             listen=f"{bed.address}:0",
         )
         self.process = desk.start("train", job, "--json", "--runs", desk.runs)
