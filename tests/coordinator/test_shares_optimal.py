@@ -11,7 +11,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from coterie.coordinator.shares import exact_shares, step_s
 from coterie.world import Device
 
-NUM_INSTANCES = 1_000
+NUM_INSTANCES = 400  # benchmarks/bench_oracles.py has the thousand
 
 
 def instance(seed: int) -> tuple[int, list[Device]]:

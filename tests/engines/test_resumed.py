@@ -138,7 +138,7 @@ def test_members_drop_out_each_on_its_own() -> None:
     assert not any(torch.equal(draws[0], other) for other in draws[1:])
 
 
-@pytest.mark.parametrize("names", ["a", "ab", "abcd", "d"])
+@pytest.mark.parametrize("names", ["a", "abcd"])
 @pytest.mark.parametrize(
     "strategy", ["all-reduce-int8", "diloco-int8(4)", "streaming-diloco(4, 2)"]
 )

@@ -166,9 +166,9 @@ UNDER_WAY_S = 2.3  # the first round is over by then, four epochs are not
 
 @pytest.mark.parametrize("sentence", SURVIVORS)
 def test_it_survives_a_death_and_takes_the_returned_in(played: Play, sentence: str) -> None:
-    run = played(sentence, [Fault("b", UNDER_WAY_S, 0.1)], num_epochs=12.0)
+    run = played(sentence, [Fault("b", UNDER_WAY_S, 0.1)], num_epochs=9.0)
     assert run.of("error") == []
-    assert run.audit == Audit(0, 0, tuple(range(12)))
+    assert run.audit == Audit(0, 0, tuple(range(9)))
     assert run.outcome.summary["kills_survived"] == 1
     assert run.run.term.members[-1] == "b"
     assert set(run.outcome.workers) == {"a", "b", "c"}

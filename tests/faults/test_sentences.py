@@ -24,11 +24,8 @@ JOB: dict[str, Any] = {
 }
 SENTENCES = [
     "streaming-diloco(8, 4, 1)",
-    "tiers(2, 2)",
-    "gossip(2)",
     "parameter-server(2)",
     "asynchronous(2)",
-    "all-reduce-int8",
 ]
 
 

@@ -240,7 +240,7 @@ def test_when_the_power_fails_the_run_goes_on_from_disk(run: Run) -> None:
     assert not run.desk.await_empty()
 
 
-@pytest.mark.parametrize("sentence", ["parameter-server", "asynchronous(2)"])
+@pytest.mark.parametrize("sentence", ["asynchronous(2)"])  # both kinds in virtual time
 def test_a_server_that_is_killed_is_replaced_and_nothing_is_repeated(
     sentence: str, desk: Any
 ) -> None:
