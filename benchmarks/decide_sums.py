@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from coterie.coordinator.shares import exact_shares, step_s
-from coterie.world import Device, Link, World
+from coterie.world import Device, Layer, Link, World
 
 Told = Mapping[str, Any]
 
@@ -132,7 +132,8 @@ def world_of(told: Told) -> World:
     """
     devices = tuple(Device(**device) for device in told["devices"])
     links = tuple(Link(**link) for link in told["links"])
-    return World(**{**told, "devices": devices, "links": links})
+    layers = tuple(Layer(**layer) for layer in told.get("chain", ()))
+    return World(**{**told, "devices": devices, "links": links, "chain": layers})
 
 
 # -- adapting ------------------------------------------------------------------------------------
