@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import os
 import re
@@ -53,6 +54,7 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -168,7 +170,20 @@ def loaded_after(statement: str) -> tuple[int, set[str], str]:
     return done.returncode, set(loaded), done.stdout + done.stderr
 
 
-every_module = pytest.mark.parametrize("path", MODULES, ids=where)
+def every_module(check: Callable[[Path], None]) -> Callable[[], None]:
+    """One test that goes through all modules, and tells of each that fails."""
+
+    def test() -> None:
+        broken = {}
+        for path in MODULES:
+            try:
+                check(path)
+            except AssertionError as error:
+                broken[where(path)] = str(error)
+        assert broken == {}
+
+    test.__name__, test.__doc__ = check.__name__, check.__doc__
+    return test
 
 
 @every_module
