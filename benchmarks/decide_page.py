@@ -34,7 +34,7 @@ from benchmarks.decide_claims import (
     times,
 )
 from benchmarks.decide_sums import Cell, cell_of, share_changes
-from benchmarks.sync_page import spread
+from benchmarks.sync_page import spread, under_headings
 
 HOW = (
     "Three hosts of the [test bed](testbed) on one machine, with {cores} of a core each, every "
@@ -99,9 +99,7 @@ def page(told: Told) -> str:
         ("The same runs in virtual time", simulated_lines),
         ("The bed", bed_lines),
     )
-    for heading, words in sections:
-        if here := words(found):
-            lines += ["", f"## {heading}", "", *here]
+    lines += under_headings(sections, found)
     lines += ["", "## How it was measured", "", *how(found, facts["terms"])]
     lines += ["## What was not good", ""]
     return "\n".join([*lines, *complaints(found, facts.get("num_cores") or 1)])

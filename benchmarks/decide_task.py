@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import shakespeare
 import torch
 import torch.nn.functional as F
@@ -109,11 +108,7 @@ def adam(model: nn.Module, size: str) -> torch.optim.Optimizer:
 
 def batches(seed: int) -> Iterator[list[int]]:
     """The windows of each global step, for ever: the order in which a coterie job learns them."""
-    data_epoch = 0
-    while True:
-        order = np.random.default_rng([seed, data_epoch]).permutation(NUM_TRAIN).tolist()
-        yield from (order[start : start + BATCH] for start in range(0, NUM_TRAIN, BATCH))
-        data_epoch += 1
+    return shakespeare.batches(seed, NUM_TRAIN, BATCH)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from importlib import metadata
 from statistics import median
 from typing import Any
 
-from benchmarks.sync_page import spread
+from benchmarks.sync_page import spread, under_headings
 
 PAUSE_CLAIM_S = 0.5
 WARM_CLAIM_S = 2.0
@@ -65,9 +65,7 @@ def page(told: Told) -> str:
         ("Goodput", goodput_lines),
         ("Heartbeats on full links", heartbeat_lines),
     )
-    for heading, words in sections:
-        if told_here := words(found):
-            lines += ["", f"## {heading}", "", *told_here]
+    lines += under_headings(sections, found)
     return "\n".join([*lines, "", "## What was not good", "", *complaints(found)])
 
 

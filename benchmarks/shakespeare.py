@@ -126,12 +126,12 @@ def encoded() -> Tensor:
     return torch.tensor([numbers[character] for character in text])
 
 
-def batches(seed: int) -> Iterator[list[int]]:
+def batches(seed: int, num_train: int = NUM_TRAIN, batch: int = BATCH) -> Iterator[list[int]]:
     """The windows of each global step, for ever: the order in which a coterie job learns them."""
     data_epoch = 0
     while True:
-        order = np.random.default_rng([seed, data_epoch]).permutation(NUM_TRAIN).tolist()
-        yield from (order[start : start + BATCH] for start in range(0, NUM_TRAIN, BATCH))
+        order = np.random.default_rng([seed, data_epoch]).permutation(num_train).tolist()
+        yield from (order[start : start + batch] for start in range(0, num_train, batch))
         data_epoch += 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
@@ -221,6 +221,17 @@ def equal_loss(points: Sequence[Sequence[float]]) -> float | None:
     line = [(steps, loss) for steps, _, loss in points[1:]]
     known = bool(line) and line[0][0] <= NUM_EQUAL <= line[-1][0]
     return at(line, NUM_EQUAL) if known else None
+
+
+def under_headings(
+    sections: Iterable[tuple[str, Callable[[Any], Sequence[str]]]], found: Any
+) -> list[str]:
+    """The lines of each section that finds something to say, with its heading above."""
+    lines: list[str] = []
+    for heading, words in sections:
+        if told := words(found):
+            lines += ["", f"## {heading}", "", *told]
+    return lines
 
 
 def spread(values: Iterable[float | None]) -> str:

@@ -12,12 +12,12 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 
+from coterie import refusals
 from coterie.errors import JobError
-from coterie.refusals import refusal
 from coterie.world import DEFAULT_FAILURES_PER_S, Device, Link, World
 from coterie.yamls import read_file
 
@@ -334,11 +334,7 @@ def checked(data: Mapping[str, Any], source: str) -> Cluster:
     Traceback (most recent call last):
     coterie.errors.JobError: x: expected a key of the cluster, found 'link'; did you mean 'links'?
     """
-    try:
-        return Cluster.model_validate(data)
-    except ValidationError as error:
-        said = refusal(error, data, Cluster, "the cluster", "mend it")
-        raise JobError(f"{source}: {said}") from None
+    return refusals.checked(Cluster, data, source, "the cluster", "mend it")
 
 
 def _few(every: Sequence[Named]) -> Iterator[tuple[Named, Named]]:

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
-from coterie.refusals import refusal, shown
+from coterie.refusals import checked, shown
 from coterie.yamls import read_file, read_yaml, write_yaml
 
 BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
@@ -287,11 +287,7 @@ def parse_job(data: Mapping[str, Any], source: str = "job") -> Job:
     Traceback (most recent call last):
     coterie.errors.JobError: job: expected a key of the job, found 'bach'; did you mean 'batch'?
     """
-    try:
-        return Job.model_validate(data)
-    except ValidationError as error:
-        said = refusal(error, data, Job, "the job", "mend it or use --set")
-        raise JobError(f"{source}: {said}") from None
+    return checked(Job, data, source, "the job", "mend it or use --set")
 
 
 def dump_job(job: Job) -> str:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from coterie.errors import JobError
+
 _MAPPING = "a mapping"
 _PLAINER = {"model_type": _MAPPING, "dict_type": _MAPPING, "invalid-json-value": "plain values"}
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def checked(words: type[T], data: Mapping[str, Any], source: str, whole: str, remedy: str) -> T:
+    """The words that `data` says; raises JobError with the refusal behind its `source`."""
+    try:
+        return words.model_validate(data)
+    except ValidationError as error:
+        raise JobError(f"{source}: {refusal(error, data, words, whole, remedy)}") from None
 
 
 def refusal(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from coterie.coordinator.candidates import candidates as candidates
 from coterie.coordinator.candidates import candidates as worth_pricing
 from coterie.coordinator.cohorts import member_sets
 from coterie.coordinator.model import extra_bytes, shares_for, weigh

@@ -104,7 +104,7 @@ def forecast(cluster: Cluster, make_world: MakeWorld, question: Question) -> For
         except JobError as error:
             return Change(what, None, None, None, str(error))
         gain = then.goodput_per_s / now.goodput_per_s - 1
-        return Change(what, then.goodput_per_s, gain, _epoch_s(then, make_world(cluster)))
+        return Change(what, then.goodput_per_s, gain, _epoch_s(then, decision.world))
 
     machines, roads = [], []
     for kind in cluster.machines:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 from coterie.coordinator import decide as choices
 from coterie.coordinator.account import as_event
+from coterie.coordinator.candidates import candidates as worth_pricing
 from coterie.coordinator.compensate import compensate, shunned
 from coterie.coordinator.fixed import fixed_decision
 from coterie.coordinator.listing import named
@@ -143,7 +144,7 @@ def closures(run: Run) -> Sequence[Strategy] | None:
     """The sentences an optimizer can follow: one that needs a closure cannot take a gradient."""
     if not _closure_needed(run):
         return None
-    return [s for s in choices.candidates(run.world) if s.walks]
+    return [s for s in worth_pricing(run.world) if s.walks]
 
 
 def _closure_needed(run: Run) -> bool:
