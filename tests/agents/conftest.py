@@ -230,3 +230,17 @@ class Stage:
 def stage() -> type[Stage]:
     """`stage.group("a", "b")`, `stage.two()`, `stage.term(...)`, `stage.block(...)`."""
     return Stage
+
+
+def timed(life: do.Life[Any], seconds: Callable[[tuple[int, ...]], float]) -> Any:
+    """Drive a life on a made-up clock."""
+    now_s, answer = 0.0, None
+    while True:
+        try:
+            effect = life.send(answer)
+        except StopIteration as end:
+            return end.value
+        answer = now_s
+        if isinstance(effect, do.Compute):
+            answer = effect.run()
+            now_s += seconds(effect.batches)

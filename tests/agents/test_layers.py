@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from coterie.agents import effects as do
 from coterie.agents import layers
 from coterie.agents.layers import MOST_LAYERS, layer_names, measure_layers
 from coterie.agents.learner import Learner, Setup
 from coterie.tasks.supervised import Supervised
+from tests.agents.conftest import timed
 
 PAIRS = TensorDataset(torch.randn(40, 8), torch.zeros(40, dtype=torch.long))
 
@@ -50,17 +51,8 @@ def _small_models_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measured(mine: Learner, seconds: Callable[[int], float] = lambda at: 1.0) -> Any:
     """On a made-up clock, by the number of what has been computed."""
-    life, answer, now_s, num = measure_layers(mine, [0, 1, 2, 3]), None, 0.0, 0
-    while True:
-        try:
-            effect = life.send(answer)
-        except StopIteration as end:
-            return end.value
-        answer = now_s
-        if isinstance(effect, do.Compute):
-            answer = effect.run()
-            now_s += seconds(num)
-            num += 1
+    num = count()
+    return timed(measure_layers(mine, [0, 1, 2, 3]), lambda _: seconds(next(num)))
 
 
 def test_each_layer_is_told_with_its_bytes() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from coterie.agents.learner import Learner, Setup
 from coterie.agents.measure import MAX_STEPS, MIN_STEPS, PROBES_BYTES, probe_links, probe_steps
 from coterie.tasks.supervised import Supervised
 from coterie.transport.messages import Linked, Probe, Probed, Term
+from tests.agents.conftest import timed
 
 PAIRS = TensorDataset(torch.randn(40, 8), torch.zeros(40, dtype=torch.long))
 A_S, C_S = 0.5, 0.25  # seconds of a step, and of each of its samples
@@ -23,20 +23,6 @@ A_S, C_S = 0.5, 0.25  # seconds of a step, and of each of its samples
 def learner() -> Learner:
     task = Supervised("t", lambda: nn.Sequential(nn.Linear(8, 4), nn.ReLU()), PAIRS, PAIRS)
     return Learner(Setup(task, lambda parameters: torch.optim.Adam(parameters)))
-
-
-def timed(life: do.Life[Any], seconds: Callable[[tuple[int, ...]], float]) -> Any:
-    """Drive a life on a made-up clock."""
-    now_s, answer = 0.0, None
-    while True:
-        try:
-            effect = life.send(answer)
-        except StopIteration as end:
-            return end.value
-        answer = now_s
-        if isinstance(effect, do.Compute):
-            answer = effect.run()
-            now_s += seconds(effect.batches)
 
 
 def probe(mine: Learner, sizes: tuple[int, ...], seconds: float) -> Probed:
