@@ -1,0 +1,133 @@
+"""Commands that learn: demo, train, join."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coterie.cli.answers import (
+    RUNS,
+    Answer,
+    AsJson,
+    AsLines,
+    JobFile,
+    Overrides,
+    RunsFolder,
+    answering,
+    complain,
+    newest_run,
+    screen,
+    showing,
+)
+from coterie.errors import JobError
+
+if TYPE_CHECKING:
+    from coterie.config import Job
+    from coterie.machine import Watch
+    from coterie.watch.progress import Screen
+
+
+def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = False) -> None:
+    """Learn digits on three unequal agents, one of which is killed and returns."""
+    with answering(as_json) as answer:
+        from coterie import demo as rehearsal
+
+        job = rehearsal.job(f"demo-{datetime.now():%Y%m%d-%H%M%S}")
+        _learn(job, runs, None, screen(as_json, as_lines), answer)
+
+
+def train(
+    path: JobFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest run of this job.")
+    ] = False,
+    resume_from: Annotated[
+        Path | None,
+        typer.Option("--resume-from", metavar="PATH", help="Go on from this run or checkpoint."),
+    ] = None,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+    as_lines: AsLines = False,
+) -> None:
+    """Learn what a job file asks for, on the agents that it names."""
+    with answering(as_json) as answer:
+        from coterie.config import load_job
+
+        if resume and resume_from is not None:
+            raise JobError(
+                "expected one of --resume and --resume-from, found both; leave out --resume"
+            )
+        job = load_job(path, overrides or ())
+        origin = newest_run(job.name, runs) if resume else resume_from
+        _learn(job, runs, origin, screen(as_json, as_lines), answer)
+
+
+def join(
+    endpoint: Annotated[str, typer.Argument(metavar="HOST:PORT", help="As the run printed it.")],
+    key: Annotated[Path, typer.Option(metavar="FILE", help="The run's join.key, copied here.")],
+    name: Annotated[
+        str | None, typer.Option(help="What to be called; by default as this machine is.")
+    ] = None,
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Where the task's code is.")] = Path(),
+    threads: Annotated[int, typer.Option(help="To compute on; by default all cores.")] = 0,
+    duty: Annotated[float, typer.Option(hidden=True)] = 1.0,
+    beside: Annotated[int, typer.Option(metavar="PID", hidden=True)] = 0,
+) -> None:
+    """Take part in a run that is under way on another machine."""
+    with answering(as_json=False):
+        watch = _watched(beside)
+        from coterie.agents import join as agent
+        from coterie.engines.throttle import DutyCycle
+
+        place = agent.Place(endpoint, key, root, watch)
+        called = name or socket.gethostname()
+        raise typer.Exit(agent.main(called, place, threads, DutyCycle(duty).rest_s))
+
+
+def stand_by(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml")],
+    endpoint: Annotated[str, typer.Argument(metavar="HOST:PORT")],
+    key: Annotated[Path, typer.Option()],
+    root: Annotated[Path, typer.Option()] = Path(),
+    threads: Annotated[int, typer.Option()] = 0,
+    beside: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Build the task, and wait for the name of an agent that died: a warm spare."""
+    with answering(as_json=False):
+        watch = _watched(beside)
+        from coterie.agents import join as agent
+        from coterie.engines.throttle import DutyCycle
+
+        place = agent.Place(endpoint, key, root, watch)
+        raise typer.Exit(agent.stand_by(job, place, threads, lambda duty: DutyCycle(duty).rest_s))
+
+
+def _watched(beside: int) -> Watch:
+    """A watch over the command that started this one, before torch is loaded, which takes long."""
+    from coterie.machine import Watch
+
+    watch = Watch(beside)
+    if beside:
+        watch.start()
+    return watch
+
+
+def _learn(
+    job: Job, runs: Path, origin: Path | None, open_screen: Callable[[], Screen], answer: Answer
+) -> None:
+    from coterie.engines.launch import launch
+
+    with showing(open_screen) as show:
+        result = launch(job, runs=runs, resume=origin, show=show)
+    answer(result.summary, ())  # in words the screen has told it
+    complain(result.summary)
+    raise typer.Exit(result.exit_code)
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (demo, train, join)
