@@ -1,46 +1,22 @@
-"""Many rows become one: the laws of combining, whether rows are workers or tasks.
+"""Laws for rows that may be wrong, or that want something else: no few of them lead astray.
 
-Every law takes M rows of shape (N,) with a weight each, mostly the samples behind them, and gives
-one new row. A row of weight zero is not read at all and does not count as a row. Sums depend on
-their order in the last bit, so callers sort the rows first. What is not finite must be left out
-by the caller: a comparison with NaN says nothing. All raise TrainingError when there are too few
-rows, or when a weight is not a finite number of at least zero.
-
-A law that takes weights believes them: who claims more than half of all samples is the median.
-Give equal weights where members could lie about them.
 Legend of shape suffixes: N values of a row, M rows, B columns looked at together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from coterie.combine.rows import blocks, doubles, heard, mean, pairs
 from coterie.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK_COLUMNS = 1 << 15  # so many columns of some rows fit into a cache, and extra memory is small
 ROUNDING = 1e-12  # relative; sums of weights closer to each other are equal
 TINY = 2.0**-126  # smallest normal float32: dividing by it keeps zero at zero
-
-
-def mean(rows: Sequence[Tensor], weight_M: Sequence[float]) -> Tensor:
-    """The weighted mean of M rows of shape (N,), as a new tensor.
-
-    >>> import torch
-    >>> mean([torch.tensor([1.0, 0.0]), torch.tensor([4.0, 3.0])], [2, 1])
-    tensor([2., 1.])
-    """
-    rows, weight_M = _heard(rows, weight_M)
-    total = math.fsum(weight_M)
-    mean_N = rows[0].new_zeros(rows[0].shape)
-    for row_N, weight in zip(rows, weight_M, strict=True):
-        # A share of at most one cannot overflow; weight × row could.
-        mean_N.add_(row_N, alpha=weight / total)
-    return mean_N
 
 
 def median(rows: Sequence[Tensor], weight_M: Sequence[float]) -> Tensor:
@@ -57,11 +33,11 @@ def median(rows: Sequence[Tensor], weight_M: Sequence[float]) -> Tensor:
     >>> median(rows, [1, 1, 1]), median(rows, [2, 1, 1])
     (tensor([2., 3.]), tensor([1.5000, 2.0000]))
     """
-    rows, weight_M = _heard(rows, weight_M)
+    rows, weight_M = heard(rows, weight_M)
     half = math.fsum(weight_M) / 2
-    weights = _doubles(rows[0], weight_M)
+    weights = doubles(rows[0], weight_M)
     median_N = rows[0].new_empty(rows[0].shape)
-    for where, block_MB in _blocks(rows):
+    for where, block_MB in blocks(rows):
         value_MB, order_MB = block_MB.sort(0)
         upto_MB = weights[order_MB].cumsum(0)
         lower_B = (upto_MB < half * (1 - ROUNDING)).sum(0)
@@ -82,14 +58,14 @@ def trimmed_mean(rows: Sequence[Tensor], weight_M: Sequence[float], trim: int) -
     >>> trimmed_mean(rows, [1, 1, 1, 1], trim=1)
     tensor([1.5000])
     """
-    rows, weight_M = _heard(rows, weight_M)
+    rows, weight_M = heard(rows, weight_M)
     _need(f"a mean with trim={trim}", trim, 2 * trim + 1, len(rows))
     if trim == 0:
         return mean(rows, weight_M)
-    weights = _doubles(rows[0], weight_M)
+    weights = doubles(rows[0], weight_M)
     mean_N = rows[0].new_empty(rows[0].shape)
     kept = slice(trim, len(rows) - trim)
-    for where, block_MB in _blocks(rows):
+    for where, block_MB in blocks(rows):
         value_MB, order_MB = block_MB.sort(dim=0, stable=True)
         weight_MB = weights[order_MB[kept]]
         share_MB = weight_MB / weight_MB.cumsum(0)[-1]
@@ -111,7 +87,7 @@ def krum(rows: Sequence[Tensor], weight_M: Sequence[float], faulty: int) -> Tens
     >>> krum(rows, [1, 1, 1, 1, 1], faulty=1)
     tensor([2.])
     """
-    rows, _ = _heard(rows, weight_M)
+    rows, _ = heard(rows, weight_M)
     return rows[_by_krum(rows, faulty)[0]].clone()
 
 
@@ -128,7 +104,7 @@ def multi_krum(
     >>> multi_krum(rows, [1, 1, 1, 1, 1], faulty=1)
     tensor([2.5000])
     """
-    rows, weight_M = _heard(rows, weight_M)
+    rows, weight_M = heard(rows, weight_M)
     best = _by_krum(rows, faulty)
     keep = len(rows) - faulty if keep is None else keep
     if not 1 <= keep <= len(rows):
@@ -163,7 +139,7 @@ def centred_clip(
             f"expected at least one step and a radius above zero, found num_steps={num_steps} and "
             f"radius={radius}; leave them out for 3 steps and the median distance"
         )
-    rows, weight_M = _heard(rows, weight_M)
+    rows, weight_M = heard(rows, weight_M)
     total = math.fsum(weight_M)
     centre_N = median(rows, weight_M)
     away_M = _distances(rows, centre_N)
@@ -191,8 +167,8 @@ def kin(rows: Sequence[Tensor], weight_M: Sequence[float]) -> Tensor:
     >>> kin(rows, [1, 1, 1]), kin([*rows[:2], torch.tensor([0.0, 8.0])], [1, 1, 1])
     (tensor([-1.6667,  0.0000]), tensor([2., 0.]))
     """
-    rows, weight_M = _heard(rows, weight_M)
-    product_MM: list[list[float]] = _pairs(rows, lambda many, one: (many * one).sum(1)).tolist()
+    rows, weight_M = heard(rows, weight_M)
+    product_MM: list[list[float]] = pairs(rows, lambda many, one: (many * one).sum(1)).tolist()
     length_M = [math.sqrt(product_MM[i][i]) for i in range(len(rows))]
     agreeing_M = [
         weight * max(0.0, _agreement(i, product_MM[i], length_M))
@@ -214,7 +190,7 @@ def _agreement(mine: int, product_M: Sequence[float], length_M: Sequence[float])
 def _by_krum(rows: Sequence[Tensor], faulty: int) -> list[int]:
     """The places of the rows, that with the smallest sum of squared distances first."""
     _need(f"Krum with faulty={faulty}", faulty, 2 * faulty + 3, len(rows))
-    square_MM = _pairs(rows, lambda many, one: (many - one).square().sum(1)).tolist()
+    square_MM = pairs(rows, lambda many, one: (many - one).square().sum(1)).tolist()
     score_M = []
     for i, square_M in enumerate(square_MM):
         others = sorted(square for j, square in enumerate(square_M) if j != i)
@@ -222,38 +198,13 @@ def _by_krum(rows: Sequence[Tensor], faulty: int) -> list[int]:
     return sorted(range(len(rows)), key=score_M.__getitem__)
 
 
-def _blocks(rows: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """The rows below one another as (M, B), a few columns at a time, with their place in N."""
-    size = rows[0].numel()
-    for start in range(0, size, BLOCK_COLUMNS):
-        where = slice(start, min(start + BLOCK_COLUMNS, size))
-        block_MB = rows[0].new_empty((len(rows), where.stop - start))
-        for i, row_N in enumerate(rows):
-            block_MB[i] = row_N[where]
-        yield where, block_MB
-
-
-def _pairs(rows: Sequence[Tensor], measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """A symmetric measure that adds up over columns, between every two rows: float64 of (M, M)."""
-    half_MM = _doubles(rows[0], [0.0] * len(rows) ** 2).view(len(rows), len(rows))
-    for _, block_MB in _blocks(rows):
-        double_MB = block_MB.double()  # float32 squares overflow above 1e19
-        for i, row_B in enumerate(double_MB):
-            half_MM[i, i:] += measure(double_MB[i:], row_B)
-    return half_MM + half_MM.triu(1).T
-
-
 def _distances(rows: Sequence[Tensor], centre_N: Tensor) -> list[float]:
     """The L2 distance of each row from a centre."""
-    square_M = _doubles(centre_N, [0.0] * len(rows))
-    for where, block_MB in _blocks(rows):
+    square_M = doubles(centre_N, [0.0] * len(rows))
+    for where, block_MB in blocks(rows):
         square_M += (block_MB.double() - centre_N[where]).square().sum(1)
     away_M: list[float] = square_M.sqrt().tolist()
     return away_M
-
-
-def _doubles(like: Tensor, values: Sequence[float]) -> Tensor:
-    return like.new_tensor(values, dtype=like[:0].double().dtype)
 
 
 def _need(law: str, wrong: int, least: int, num: int) -> None:
@@ -263,40 +214,4 @@ def _need(law: str, wrong: int, least: int, num: int) -> None:
         raise TrainingError(
             f"expected at least {least} rows for {law}, found {num}; "
             "wait for more members, or expect fewer of them to be wrong"
-        )
-
-
-def _heard(
-    rows: Sequence[Tensor], weight_M: Sequence[float]
-) -> tuple[Sequence[Tensor], Sequence[float]]:
-    """The rows of a weight above zero, and their weights over the largest, once all is checked."""
-    _check(rows, weight_M)
-    largest = max(weight_M)  # the plain sum could overflow
-    heard = [i for i, weight in enumerate(weight_M) if weight > 0]
-    return [rows[i] for i in heard], [weight_M[i] / largest for i in heard]
-
-
-def _check(rows: Sequence[Tensor], weight_M: Sequence[float]) -> None:
-    if not rows:
-        raise TrainingError("expected at least one row to average, found none; wait for a member")
-    if len(rows) != len(weight_M):
-        raise TrainingError(
-            f"expected one weight for each of {len(rows)} rows, found {len(weight_M)}; "
-            "pair each row with the samples behind it"
-        )
-    sizes = {tuple(row.shape) for row in rows}
-    if len(sizes) > 1:
-        raise TrainingError(
-            f"expected rows of one shape, found {sorted(sizes)}; members must share one layout"
-        )
-    for weight in weight_M:
-        if not 0 <= weight < math.inf:
-            raise TrainingError(
-                f"expected weights that are finite and at least zero, found {weight}; "
-                "leave out the row it belongs to"
-            )
-    if not any(weight_M):
-        raise TrainingError(
-            "expected a positive weight among the rows, found only zeros; "
-            "skip a round in which nobody learned from a sample"
         )
