@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from coterie.sync.outer import Outer
     from coterie.sync.pieces import Clip, Every, Only
     from coterie.sync.reading import parse
+    from coterie.tasks.multitask import MultiTask
     from coterie.tasks.supervised import Supervised
+    from coterie.tasks.tables import Table
 
 __all__ = [
     "CheckpointError",
@@ -46,12 +48,14 @@ __all__ = [
     "Job",
     "JobError",
     "JoinError",
+    "MultiTask",
     "NotFinite",
     "Only",
     "Outer",
     "Reduce",
     "StrategyError",
     "Supervised",
+    "Table",
     "Torn",
     "TrainingError",
     "__version__",
@@ -73,10 +77,12 @@ _HOMES = {
     "Fp16": "coterie.sync.codecs",
     "Int8": "coterie.sync.codecs",
     "Job": "coterie.config",
+    "MultiTask": "coterie.tasks.multitask",
     "Only": "coterie.sync.pieces",
     "Outer": "coterie.sync.outer",
     "Reduce": "coterie.sync.exchanges",
     "Supervised": "coterie.tasks.supervised",
+    "Table": "coterie.tasks.tables",
     "chain": "coterie.sync.chain",
     "load_job": "coterie.config",
     "parse": "coterie.sync.reading",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 
@@ -103,6 +103,44 @@ class TaskSpec(_Words):
         return metrics
 
 
+class MultiSpec(_Words):
+    """Several tasks on a shared trunk; `train` and `test` serve those that name none of their own.
+
+    `balance` is the name of a weighing or of a conflict law, a weight for each task, or a
+    reference to an object of `coterie.tasks.weighing`.
+
+    >>> spec = MultiSpec.model_validate({"trunk": "m:trunk", "train": "m:table", "test": "m:table",
+    ...     "tasks": {"digit": {"model": "m:head", "metrics": {"accuracy": "m:accuracy"}}}})
+    >>> spec.tasks["digit"].train.call, list(spec.metrics)
+    ('m:table', ['accuracy', 'digit/accuracy'])
+    """
+
+    trunk: Ref
+    tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
+    train: Ref | None = None
+    test: Ref | None = None
+    balance: str | dict[str, Positive] | Ref = "equal"
+
+    @check_whole(mode="before")
+    @classmethod
+    def _hands_down_datasets(cls, found: object) -> object:
+        if not isinstance(found, Mapping) or not isinstance(found.get("tasks"), Mapping):
+            return found
+        shared = {key: found[key] for key in ("train", "test") if found.get(key) is not None}
+        tasks = {
+            name: {**shared, **task} if isinstance(task, Mapping) else task
+            for name, task in found["tasks"].items()
+        }
+        return {**found, "tasks": tasks}
+
+    @property
+    def metrics(self) -> dict[str, Ref]:
+        """What a run may wait for: METRIC, the mean over tasks, and TASK/METRIC."""
+        own = {name: task.metrics for name, task in self.tasks.items()}
+        means = {metric: ref for metrics in own.values() for metric, ref in metrics.items()}
+        return means | {f"{n}/{m}": ref for n, metrics in own.items() for m, ref in metrics.items()}
+
+
 class Drill(_Words):
     """A rehearsed failure: kill one member at a fraction of the run, and let it come back.
 
@@ -165,6 +203,11 @@ class Agents(_Words):
         return None if self.local == "auto" else self.local + self.remote
 
 
+def _kind_of_task(found: object) -> str:
+    several = isinstance(found, MultiSpec) or (isinstance(found, Mapping) and "tasks" in found)
+    return "several" if several else "one"
+
+
 class Job(_Words):
     """One run, whole: task, optimizer, agents, strategy, and when it is done.
 
@@ -179,7 +222,10 @@ class Job(_Words):
     """
 
     name: str
-    task: TaskSpec
+    task: Annotated[
+        Annotated[TaskSpec, Tag("one")] | Annotated[MultiSpec, Tag("several")],
+        Discriminator(_kind_of_task),
+    ]
     optimizer: Ref
     scheduler: Scheduler | None = None
     batch: Annotated[int, Field(strict=True, gt=0)]  # samples of one step, over all agents

@@ -76,22 +76,23 @@ def shown(found: object) -> str:
 
 
 def _key_path(problem: ErrorDetails, data: object) -> tuple[int | str, ...]:
-    # Beyond the user's own keys pydantic's location names members of unions: cut there.
+    # Among the user's own keys pydantic's location names members of unions: those are left out.
     path: list[int | str] = []
     for key in problem["loc"]:
         try:
             data = data[key]  # type: ignore[index]
         except (KeyError, IndexError, TypeError):
-            break
+            continue
         path.append(key)
     return (*path, problem["loc"][-1]) if problem["type"] == "missing" else tuple(path)
 
 
 def _unknown_key(path: Sequence[int | str], words: type[BaseModel], whole: str) -> str:
     *parents, found = map(str, path)
+    possible = [words]
     for key in parents:
-        words = _words_at(words, key)
-    named = words.model_fields.items()
+        possible = [one for words in _knowing(possible, key) for one in _words_at(words, key)]
+    named = dict(pair for words in possible for pair in words.model_fields.items()).items()
     known = [str(field.validation_alias or name) for name, field in named]
     near = difflib.get_close_matches(found, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"possible are {', '.join(known)}"
@@ -100,15 +101,23 @@ def _unknown_key(path: Sequence[int | str], words: type[BaseModel], whole: str) 
     return f"expected a key of {'.'.join(parents) or whole}, found {found!r}; {hint}"
 
 
-def _words_at(words: type[BaseModel], key: str) -> type[BaseModel]:
+def _knowing(possible: list[type[BaseModel]], key: str) -> list[type[BaseModel]]:
+    """Those that have such a key, for it says which were chosen; all where none has."""
+    return [words for words in possible if key in words.model_fields] or possible
+
+
+def _words_at(words: type[BaseModel], key: str) -> list[type[BaseModel]]:
+    """What may stand under a key: one kind of words, or more where it is a choice."""
     field = words.model_fields.get(key)
-    pending = [field.annotation] if field else []  # a name of the user's own is no field: stay
+    if field is None:  # a name of the user's own
+        return [words]
+    pending, found = [field.annotation], list[type[BaseModel]]()
     while pending:
-        kind = pending.pop()
+        kind = pending.pop(0)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
+            found.append(kind)
         pending.extend(get_args(kind))
-    return words
+    return found or [words]
 
 
 def _wanted(problem: ErrorDetails) -> str:

@@ -60,7 +60,8 @@ def nearest(gram_MM: Array) -> Array:
     if scale == 0:
         return np.full(len(gram_MM), 1 / len(gram_MM))
     share_M = lift(gram_MM / scale + 1.0, np.full(len(gram_MM), -1.0))
-    return share_M / share_M.sum()
+    shares: Array = share_M / share_M.sum()
+    return shares
 
 
 def bargain(gram_MM: Array, part_M: Array) -> Array:

@@ -11,6 +11,7 @@ Legend of shape suffixes: N values of a row, M rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ def cagrad(rows: Sequence[Tensor], weight_M: Sequence[float], c: float = 0.5) ->
     if not 0 <= c < np.inf:
         raise TrainingError(f"expected a c of at least zero, found {c}; write for example c=0.5")
     rows, gram_MM, part_M = _known(rows, weight_M)
-    radius = c * float(np.sqrt(max(0.0, part_M @ gram_MM @ part_M)))
+    radius = c * _length(part_M, gram_MM)
     if radius == 0:
         return blend(rows, part_M.tolist())
 
@@ -112,10 +113,9 @@ def cagrad(rows: Sequence[Tensor], weight_M: Sequence[float], c: float = 0.5) ->
         return nearest(moved_MM @ gram_MM @ moved_MM.T)
 
     def too_long(length: float) -> float:
-        share_M = served(length)
-        return float(np.sqrt(max(0.0, share_M @ gram_MM @ share_M))) - length
+        return _length(served(length), gram_MM) - length
 
-    longest = float(np.sqrt(gram_MM.diagonal().max())) * (1 + 1e-9)
+    longest = math.sqrt(float(gram_MM.diagonal().max())) * (1 + 1e-9)
     shortest = 1e-7 * longest  # below it the length of a sum is rounding
     length = root(too_long, shortest, longest) if too_long(shortest) > 0 else shortest
     return blend(rows, (part_M + radius / length * served(length)).tolist())
@@ -179,8 +179,8 @@ def imtl_g(rows: Sequence[Tensor], weight_M: Sequence[float]) -> Tensor:
     if np.abs(cosine_MM @ share_M - along_M).max(initial=0.0) > 1e-6:
         return blend(rows, [0.0] * len(rows))
     share_M = share_M * unit_M
-    total = float(share_M.sum())
-    return blend(rows, (share_M / total if total > 0 else share_M).tolist())
+    total = float(share_M.sum())  # where it is negative, the paper's scale would go uphill
+    return blend(rows, (share_M / (total if total > 0 else np.abs(share_M).sum() or 1)).tolist())
 
 
 def _known(
@@ -190,6 +190,11 @@ def _known(
     rows, weights = heard(rows, weight_M)
     part_M = np.array(weights)
     return rows, np.array(gramian(rows)), part_M / part_M.sum()
+
+
+def _length(share_M: Array, gram_MM: Array) -> float:
+    """How long a sum of the rows is."""
+    return math.sqrt(max(0.0, float(share_M @ gram_MM @ share_M)))
 
 
 def _cosines(gram_MM: Array) -> tuple[Array, Array]:

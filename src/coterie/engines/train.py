@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -19,10 +20,13 @@ from coterie.agents.learner import Setup
 from coterie.config import Job, parse_job
 from coterie.engines.launch import Result, Show, alone, launch
 from coterie.errors import JobError
-from coterie.tasks.supervised import Supervised, checked
+from coterie.tasks.multitask import MultiTask, proven
+from coterie.tasks.supervised import Supervised
+from coterie.tasks.weighing import Balance
 from coterie.watch.progress import choose_screen
 
 MakeOptimizer = Callable[..., Optimizer]
+Trainable = Supervised | MultiTask
 MakeScheduler = Callable[..., LRScheduler]
 
 
@@ -43,7 +47,7 @@ class Options(TypedDict, total=False):
 
 
 def train(
-    task: Supervised | Sequence[Supervised],
+    task: Trainable | Sequence[Trainable],
     optimizer: MakeOptimizer,
     batch: int,
     until: Mapping[str, float],
@@ -83,7 +87,7 @@ def train(
 
 def _start(
     job: Job,
-    task: Supervised,
+    task: Trainable,
     optimizer: MakeOptimizer,
     options: Options,
     where: tuple[Path, Path | None, Show],
@@ -92,7 +96,7 @@ def _start(
     if many:
         return launch(job, *where)
     setup = Setup(
-        task=checked(task),
+        task=proven(task),
         optimizer=optimizer,
         scheduler=options.get("scheduler"),
         scheduler_every=options.get("scheduler_every", "epoch"),
@@ -107,28 +111,24 @@ def _is_many(job: Job) -> bool:
     return job.agents.num_known != 1 or job.agents.remote > 0
 
 
-def _only(task: Supervised | Sequence[Supervised]) -> Supervised:
-    tasks = [task] if isinstance(task, Supervised) else list(task)
+def _only(task: Trainable | Sequence[Trainable]) -> Trainable:
+    tasks = [task] if isinstance(task, Trainable) else list(task)
     if len(tasks) != 1:
-        raise JobError(f"expected one task, found {len(tasks)}; give one Supervised")
+        raise JobError(
+            f"expected one task, found {len(tasks)}; give one Supervised, or a MultiTask of several"
+        )
     return tasks[0]
 
 
 def _job(
-    task: Supervised,
+    task: Trainable,
     optimizer: MakeOptimizer,
     batch: int,
     until: Mapping[str, float],
     options: Options,
 ) -> Job:
     """The job as a file would say it; objects that only this process has are named as they are."""
-    given = task.given
-    spec: dict[str, Any] = {
-        "metrics": {name: _reference(metric) for name, metric in given["metrics"].items()}
-    }
-    for key in ("model", "train", "test", "loss", "collate", "predict"):
-        if given[key] is not None:
-            spec[key] = _reference(given[key])
+    spec = _spec(task)
     agents = options.get("agents", 1)
     data: dict[str, Any] = {
         "name": task.name,
@@ -144,11 +144,11 @@ def _job(
         data["scheduler"] = {**_reference(options["scheduler"]), "every": every}
     for key in ("strategy", "seed", "listen", "checkpoint_every_s", "deterministic"):
         if key in options:
-            data[key] = options[key]  # type: ignore[literal-required]
+            data[key] = options[key]
     job = parse_job(data, "coterie.train")
     if _is_many(job):
-        for where, found in {**spec, **spec["metrics"], "optimizer": data["optimizer"]}.items():
-            if where != "metrics" and found["call"].startswith(_HERE):
+        for where, call in _calls({**spec, "optimizer": data["optimizer"]}):
+            if call.startswith(_HERE):
                 raise JobError(
                     f"expected {where} to be a function or class at the top of a module, found "
                     "one that only this process has; agents run in processes of their own and "
@@ -158,6 +158,39 @@ def _job(
 
 
 _HERE = "this.process:"
+
+
+def _spec(task: Trainable) -> dict[str, Any]:
+    """What is learned, as a job file would say it."""
+    if isinstance(task, MultiTask):
+        return {
+            "trunk": _reference(task.trunk),
+            "tasks": {each.name: _spec(each) for each in task.given},
+            "balance": _balance(task.balance),
+        }
+    given = task.given
+    spec: dict[str, Any] = {
+        "metrics": {name: _reference(metric) for name, metric in given["metrics"].items()}
+    }
+    for key in ("model", "train", "test", "loss", "collate", "predict"):
+        if given[key] is not None:
+            spec[key] = _reference(given[key])
+    return spec
+
+
+def _balance(balance: Balance) -> dict[str, Any]:
+    """A frozen value as the call that makes it anew."""
+    kind = type(balance)
+    return {"call": f"{kind.__module__}:{kind.__qualname__}", "with": asdict(balance)}
+
+
+def _calls(spec: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, str]]:
+    """Every reference in a part of a job, with the key it stands under."""
+    if "call" in spec:
+        yield where, spec["call"]
+        return
+    for key, part in spec.items():
+        yield from _calls(part, key)
 
 
 def _reference(target: Any) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from coterie.errors import JobError
 from coterie.types import Batch
 
 
@@ -54,3 +56,21 @@ class IndexedTask(Task, Protocol):
 
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, collated in that order."""
+
+
+def fresh(whose: str, model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """A module made anew, or a deep copy of the one given; JobError for what is none.
+
+    >>> fresh("the model of eye", lambda: 3)
+    Traceback (most recent call last):
+    coterie.errors.JobError: expected the model of eye to be a torch.nn.Module, found int; ...
+    """
+    if isinstance(model, nn.Module):
+        return copy.deepcopy(model)
+    made: object = model()
+    if isinstance(made, nn.Module):
+        return made
+    raise JobError(
+        f"expected {whose} to be a torch.nn.Module, found {type(made).__name__}; "
+        "return one from its factory"
+    )

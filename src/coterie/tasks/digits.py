@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from coterie.errors import JobError
+from coterie.tasks.tables import Table
 
 NUM_TRAIN = 1437  # four fifths of 1797; the other 360 are held out
 NUM_CLASSES = 10
@@ -36,6 +37,41 @@ def model(width: int = 16) -> nn.Module:
         nn.Flatten(),
         nn.Linear(width * 2 * 2, NUM_CLASSES),
     )
+
+
+def trunk(width: int = 16) -> nn.Module:
+    """The same network without its last layer: 4·width features of an image, for several tasks.
+
+    >>> trunk(width=4)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 16])
+    """
+    whole = model(width)
+    assert isinstance(whole, nn.Sequential)
+    return whole[:-1]
+
+
+def train_table() -> Table:
+    """The images to learn from with three answers: the digit, whether it is odd, its ink, 0..1.
+
+    >>> sorted(train_table().answers), len(train_table())
+    (['digit', 'ink', 'odd'], 1437)
+    """
+    return _table(train_set())
+
+
+def test_table() -> Table:
+    """The images held out, with the same three answers.
+
+    >>> len(test_table())
+    360
+    """
+    return _table(test_set())
+
+
+def _table(images_and_digits: TensorDataset) -> Table:
+    images, digits_N = images_and_digits.tensors
+    ink_N1 = images.flatten(1).mean(1, keepdim=True)
+    return Table(images, {"digit": digits_N, "odd": digits_N % 2, "ink": ink_N1})
 
 
 def train_set() -> TensorDataset:

@@ -6,7 +6,6 @@ Legend of shape suffixes: B samples of a batch, S samples of the whole test set.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from coterie.config import TEST_LOSS, Ref, TaskSpec
 from coterie.errors import JobError
+from coterie.tasks.base import fresh
 from coterie.tasks.references import instantiate, quoted, resolve
 from coterie.types import Batch
 
@@ -158,15 +158,7 @@ class Supervised:
 
     def build(self) -> nn.Module:
         """A fresh model: made anew, or a deep copy of the module given."""
-        if isinstance(self.model, nn.Module):
-            return copy.deepcopy(self.model)
-        made: object = self.model()
-        if isinstance(made, nn.Module):
-            return made
-        raise JobError(
-            f"expected the model of {self.name} to be a torch.nn.Module, "
-            f"found {type(made).__name__}; return one from its factory"
-        )
+        return fresh(f"the model of {self.name}", self.model)
 
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, collated in that order."""
@@ -181,6 +173,12 @@ class Supervised:
         """The mean loss over the batch, on whatever device the model is."""
         return self._outcome(model, batch.data)[0]
 
+    def judge(self, predictions: Any, targets: Any) -> Tensor:
+        """The mean loss of predictions, on whatever device they are."""
+        if isinstance(self.criterion, nn.Module) and isinstance(predictions, Tensor):
+            self.criterion.to(predictions.device)  # class weights live where the predictions do
+        return self.criterion(predictions, targets)
+
     def score(self, model: nn.Module) -> dict[str, float]:
         """Each metric over the whole test set, and `test_loss`, which alone is better lower.
 
@@ -190,7 +188,7 @@ class Supervised:
         for meter in meters.values():
             meter.reset()
         losses, num_test = [], len(self.test)
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for start in range(0, num_test, SCORE_BATCH):
                 indices = range(start, min(start + SCORE_BATCH, num_test))
                 loss, *outputs = self._outcome(model, self._gather(self.test, indices))
@@ -202,11 +200,8 @@ class Supervised:
         return scores | {TEST_LOSS: math.fsum(losses) / num_test}
 
     def _outcome(self, model: nn.Module, data: Any) -> tuple[Tensor, Any, Any]:
-        device = _device_of(model)
-        if isinstance(self.criterion, nn.Module):
-            self.criterion.to(device)  # class weights live where the predictions do
-        predictions, targets = self.predict(model, to_device(data, device))
-        return self.criterion(predictions, targets), predictions, targets
+        predictions, targets = self.predict(model, to_device(data, device_of(model)))
+        return self.judge(predictions, targets), predictions, targets
 
     def _gather(self, dataset: MapStyle, indices: Sequence[int]) -> Any:
         # A subclass may augment in __getitem__, one sample at a time: only the plain type is fast.
@@ -229,18 +224,22 @@ def from_spec(name: str, spec: TaskSpec, root: str) -> Supervised:
     >>> from_spec("digits", spec, ".").num_train
     1437
     """
+    return checked(described(name, spec, root, lambda ref: instantiate(ref, root)))
+
+
+def described(name: str, spec: TaskSpec, root: str, data: Callable[[Ref], Any]) -> Supervised:
+    """The task of a job file, not yet proven, on what `data` makes of the datasets' references."""
     model = resolve(spec.model, root)
-    task = Supervised(
+    return Supervised(
         name,
         model if isinstance(model, nn.Module) else functools.partial(instantiate, spec.model, root),
-        instantiate(spec.train, root),
-        instantiate(spec.test, root),
+        data(spec.train),
+        data(spec.test),
         _ready(spec.loss, root),
         metrics={key: _ready(ref, root) for key, ref in spec.metrics.items()},
         collate=_ready(spec.collate, root) if spec.collate else None,
         predict=_ready(spec.predict, root) if spec.predict else None,
     )
-    return checked(task)
 
 
 def checked(task: Supervised) -> Supervised:
@@ -350,7 +349,8 @@ def _number(name: str, value: Any) -> float:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards in the modes it came in."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -360,7 +360,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training  # one by one: a user may have frozen a part in eval
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's tensors are; the CPU if it has none."""
     tensors = (*model.parameters(), *model.buffers())
     return tensors[0].device if tensors else torch.device("cpu")
 
