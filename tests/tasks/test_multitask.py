@@ -141,7 +141,7 @@ def test_any_sentence_learns_every_sample_once(
     multi = MultiTask("two", trunk, tasks, balance)
     found = played(multi, strategy)
     books = audit([{"kind": "run", "num_train": multi.num_train}, *found.events])
-    assert books.exact, books
+    assert books.is_exact, books
     weights = [worker.learner.weights() for worker in found.workers.values()]
     shared = [name for name, _ in named(multi.build())]
     for name in shared:

@@ -376,7 +376,7 @@ def _check_finite(parts: Mapping[str, Part]) -> None:
         )
 
 
-def _idle(model: Network, parts: Mapping[str, Part]) -> Tensor | float:
+def _idle(model: Network, parts: Mapping[str, Part]) -> Tensor:
     """Zero, with a gradient of zero for what this batch says nothing about.
 
     A parameter without a gradient would stand still on one road and go on by its momentum on
@@ -384,5 +384,6 @@ def _idle(model: Network, parts: Mapping[str, Part]) -> Tensor | float:
     """
     heads = [head for name, head in model.heads.items() if name not in parts]
     silent = [*heads, *([] if parts else [model.trunk])]
-    idle = [p.sum() for module in silent for p in module.parameters() if p.requires_grad]
-    return 0.0 * torch.stack([each.double() for each in idle]).sum() if idle else 0.0
+    idle = [p for module in silent for p in module.parameters() if p.requires_grad]
+    zero = torch.zeros((), device=device_of(model))
+    return sum(((0.0 * p).sum().float() for p in idle), start=zero)
