@@ -52,7 +52,6 @@ EXACT: dict[str, Peer] = {
         projector=QuadprogProjector(norm_eps=1e-12, reg_eps=1e-12)
     ),
     "mgda": lambda num: aggregation.MGDA(epsilon=1e-9, max_iters=5_000),
-    "cagrad": lambda num: aggregation.CAGrad(c=0.5, norm_eps=1e-9),
 }
 
 

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import TensorDataset
 
-from coterie.config import load_job
+from coterie.config import MultiSpec, Ref, load_job
 from coterie.engines.launch import Result
 from coterie.engines.train import train
 from coterie.errors import CoterieError, JobError
+from coterie.tasks.multitask import MultiTask
 from coterie.tasks.supervised import Supervised
+from coterie.tasks.weighing import DWA
 from coterie.watch.events import read
 
 INPUTS = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
@@ -59,6 +61,31 @@ def test_a_list_of_one_task_is_that_task(tmp_path: Path) -> None:
 def test_several_tasks_are_not_yet_learned_together(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="expected one task, found 2"):
         run(tmp_path, [task(), task()])
+
+
+def several(trunk: Any, balance: Any = "equal") -> MultiTask:
+    head = functools.partial(nn.Linear, 4, 2)
+    tasks = [Supervised(name, head, pairs, pairs) for name in ("one", "other")]
+    return MultiTask("several", trunk, tasks, balance)
+
+
+def pairs() -> TensorDataset:
+    return PAIRS
+
+
+def test_several_tasks_in_one_model_are_one_task(tmp_path: Path) -> None:
+    result = run(tmp_path, several(lambda: nn.Linear(3, 4), DWA(every=2)))
+    assert result.summary["steps"] == 3
+    assert result.summary["metrics"].keys() == {"test_loss", "one/test_loss", "other/test_loss"}
+    written = load_job(result.folder / "job.yaml").task
+    assert isinstance(written, MultiSpec)
+    assert isinstance(written.balance, Ref)
+    assert written.balance.kwargs == {"temperature": 2.0, "every": 2}
+
+
+def test_the_trunk_too_must_have_a_name_for_agents_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"expected trunk to be .* at the top of a module"):
+        run(tmp_path, several(lambda: nn.Linear(3, 4)), agents=2)
 
 
 def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:

@@ -82,8 +82,11 @@ def gramian(rows: Sequence[Tensor]) -> list[list[float]]:
     [[1.0, 4.0], [4.0, 25.0]]
     """
     sum_MM = doubles(rows[0], [0.0] * len(rows) ** 2).view(len(rows), len(rows))
-    for where in _cuts(rows[0].numel()):
-        block_MB = doubles(rows[0], []).new_empty((len(rows), where.stop - where.start))
+    cuts = list(_cuts(rows[0].numel(), BLOCK_COLUMNS // 2))  # in twice as many bytes
+    widest = max((where.stop - where.start for where in cuts), default=0)
+    room = doubles(rows[0], []).new_empty(len(rows) * widest)  # one for all: new memory is dear
+    for where in cuts:
+        block_MB = room[: len(rows) * (where.stop - where.start)].view(len(rows), -1)
         for i, row_N in enumerate(rows):
             block_MB[i] = row_N[where]  # float32 becomes float64 on the way: one pass
         sum_MM += block_MB @ block_MB.T
@@ -116,8 +119,8 @@ def heard(
     return [rows[i] for i in heard], [weight_M[i] / largest for i in heard]
 
 
-def _cuts(size: int) -> Iterator[slice]:
-    return (slice(at, min(at + BLOCK_COLUMNS, size)) for at in range(0, size, BLOCK_COLUMNS))
+def _cuts(size: int, width: int = BLOCK_COLUMNS) -> Iterator[slice]:
+    return (slice(at, min(at + width, size)) for at in range(0, size, width))
 
 
 def _check(rows: Sequence[Tensor], weight_M: Sequence[float]) -> None:
