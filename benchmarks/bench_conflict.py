@@ -2,7 +2,7 @@
 
 Needs a python that has `torchjd[full]==0.18.0` beside Coterie's own dependencies; the package
 never imports it, and without it there is nothing to compare with. Arms are interleaved, and
-figures are medians of CPU time. Prints two tables for benchmarks/conflict.md:
+figures are medians of CPU time. Prints three tables for benchmarks/conflict.md:
 
     python benchmarks/bench_conflict.py [--times 21]
 """
@@ -20,9 +20,11 @@ from importlib import metadata
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from coterie import combine
+from coterie.tasks import Conflict, MultiTask, Supervised
 
 try:
     from torchjd import aggregation
@@ -107,8 +109,36 @@ def cost(name: str, num: int, size: int, times: int) -> tuple[float, float, floa
     return ours, peers, mean
 
 
+def network() -> nn.Module:
+    """A small convolutional trunk on 28 × 28 pixels: 92,672 parameters."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(576, 128), nn.ReLU()),
+    )
+
+
+def steps(num: int, times: int) -> dict[str, float]:
+    """Median CPU seconds of a loss and its gradient, by balance, for tasks with 20 images each."""
+    generator = torch.Generator().manual_seed(2)
+    tasks = []
+    for i in range(num):
+        images = torch.randn(20, 1, 28, 28, generator=generator)
+        data = TensorDataset(images, torch.randint(10, (20,), generator=generator))
+        tasks.append(Supervised(f"task-{i}", nn.Linear(128, 10), data, data))
+    balances = {"equal": "equal", "mean": Conflict("mean"), **{name: name for name in PAIRS}}
+    arms = {}
+    for name, balance in balances.items():
+        task = MultiTask("steps", network, tasks, balance)
+        arms[name] = (task, task.build(), task.fetch(range(task.num_train)))
+    taken: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(times + 1):
+        for name, (task, model, batch) in arms.items():
+            taken[name].append(cpu_s(lambda t=task, m=model, b=batch: t.loss(m, b).backward()))
+    return {name: median(each[1:]) for name, each in taken.items()}
+
+
 def main() -> None:
-    """Print both tables, with what they were measured on."""
+    """Print the tables, with what they were measured on."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=21, help="calls of each arm")
     times = parser.parse_args().times
@@ -134,6 +164,13 @@ def main() -> None:
                 f"| {name} | {num} × {size:,} | {1e3 * ours:.2f} | {ours / theirs:.2f} "
                 f"| {ours / mean:.2f} |"
             )
+    print("\n| balance | tasks | step, ms | over separate passes | over one pass |")
+    print("|---|---|---|---|---|")
+    for num in (2, 5, 10):
+        found = steps(num, times)
+        for name, each in found.items():
+            ratios = f"{each / found['mean']:.2f} | {each / found['equal']:.2f}"
+            print(f"| {name} | {num} | {1e3 * each:.1f} | {ratios} |")
 
 
 if __name__ == "__main__":

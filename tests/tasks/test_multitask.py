@@ -296,6 +296,7 @@ def test_a_loss_that_is_not_finite_names_its_task() -> None:
         (lambda: MultiTask("t", trunk, []), "at least one task, found none"),
         (lambda: MultiTask("t", trunk, [OWN[0], OWN[0]]), "found 'kind' twice"),
         (lambda: MultiTask("t", trunk, [classes(TABLE, "a.b")]), "without '.' and '/'"),
+        (lambda: MultiTask("t", trunk, [classes(TABLE, "train")]), "another name than 'train'"),
         (lambda: MultiTask("t", trunk, [classes(TABLE, "sort")]), "answers of sort, found kind"),
         (lambda: MultiTask("t", trunk, OWN, {"kinds": 1.0}), "found one of kinds"),
         (lambda: MultiTask("t", trunk, OWN, "best"), "found 'best'"),

@@ -22,7 +22,7 @@ from coterie.tasks.base import fresh
 from coterie.tasks.network import Network
 from coterie.tasks.supervised import Supervised, checked, device_of, predict_pairs, to_device
 from coterie.tasks.tables import Column, Table
-from coterie.tasks.weighing import Balance, Conflict, Moment, balance_of
+from coterie.tasks.weighing import LEAST, Balance, Conflict, Moment, balance_of
 from coterie.types import Batch
 
 
@@ -184,11 +184,9 @@ class MultiTask:
         assert not isinstance(self.balance, Conflict)
         parts = self._judged(model, groups, _together(model.trunk, groups), size)
         memory = model.balance.read()
-        moment = self._moment(model, parts)
-        weights, after = self.balance.weigh(memory, moment)
-        if model.training and torch.is_grad_enabled():
+        weights, after = self.balance.weigh(memory, self._moment(model, groups, parts))
+        if _learns(model):
             model.balance.write(after)
-            model.balance.last = (groups, moment.loss_M)
         terms = [
             weight * parts[name].portion * parts[name].loss
             for name, weight in zip(self.tasks, weights, strict=True)
@@ -198,7 +196,7 @@ class MultiTask:
         toll = self.balance.toll(memory)
         return total + toll if isinstance(toll, Tensor) else total
 
-    def _moment(self, model: Network, parts: Mapping[str, Part]) -> Moment:
+    def _moment(self, model: Network, groups: Sequence[Group], parts: Mapping[str, Part]) -> Moment:
         def over(values: Mapping[str, Tensor]) -> Tensor:
             unknown = torch.tensor(torch.nan, device=device_of(model))
             return torch.stack([values.get(name, unknown).float() for name in self.tasks])
@@ -215,14 +213,15 @@ class MultiTask:
             )
 
         def change_M() -> Tensor:
-            if model.balance.last is None:
+            last = model.balance.last
+            if _learns(model):  # only for who asks: a batch is much to keep
+                model.balance.last = (groups, loss_M)
+            if last is None:
                 return over({})
-            groups, before_M = model.balance.last
             with torch.no_grad():
-                now = self.parts(model, groups, 1)
+                now = self.parts(model, last[0], 1)
             now_M = over({name: part.loss for name, part in now.items()})
-            least = torch.finfo(now_M.dtype).tiny
-            change: Tensor = now_M.clamp(min=least).log() - before_M.clamp(min=least).log()
+            change: Tensor = now_M.clamp(min=LEAST).log() - last[1].clamp(min=LEAST).log()
             return change
 
         loss_M = over({name: part.loss.detach() for name, part in parts.items()})
@@ -290,6 +289,8 @@ def _check_names(whole: str, names: Sequence[str]) -> None:
     if not names:
         raise JobError(f"{whole}: expected at least one task, found none; list those to learn")
     for i, name in enumerate(names):
+        if hasattr(nn.ModuleDict, name):
+            raise JobError(f"{whole}: expected another name than {name!r}, which torch keeps")
         if not name or set(name) & set("./") or name in names[:i]:
             raise JobError(
                 f"{whole}: expected tasks with names of their own, without '.' and '/', found "
@@ -374,6 +375,11 @@ def _check_finite(parts: Mapping[str, Part]) -> None:
             f"expected finite losses, found others of {', '.join(broken)}; "
             "lower the learning rate, or look for broken samples there"
         )
+
+
+def _learns(model: nn.Module) -> bool:
+    """Whether a step may follow, so that what is seen should be remembered."""
+    return model.training and torch.is_grad_enabled()
 
 
 def _idle(model: Network, parts: Mapping[str, Part]) -> Tensor:

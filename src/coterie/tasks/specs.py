@@ -11,10 +11,10 @@ from torch import nn
 
 from coterie.config import MultiSpec, Ref, TaskSpec
 from coterie.errors import JobError
-from coterie.tasks import supervised
 from coterie.tasks.multitask import MultiTask, proven
 from coterie.tasks.references import instantiate, resolve
-from coterie.tasks.supervised import Supervised
+from coterie.tasks.supervised import Supervised, described
+from coterie.tasks.supervised import from_spec as one_from_spec
 from coterie.tasks.weighing import Balance, Conflict, Weighing
 
 
@@ -32,14 +32,14 @@ def from_spec(name: str, spec: TaskSpec | MultiSpec, root: str) -> Supervised | 
     1437
     """
     if isinstance(spec, TaskSpec):
-        return supervised.from_spec(name, spec, root)
+        return one_from_spec(name, spec, root)
     made: dict[str, Any] = {}
 
     def once(ref: Ref) -> Any:
         key = json.dumps([ref.call, ref.kwargs], sort_keys=True)
         return made[key] if key in made else made.setdefault(key, instantiate(ref, root))
 
-    tasks = [supervised.described(each, part, root, once) for each, part in spec.tasks.items()]
+    tasks = [described(each, part, root, once) for each, part in spec.tasks.items()]
     return proven(MultiTask(name, _maker(spec.trunk, root), tasks, _balance(spec, root)))
 
 
