@@ -18,7 +18,7 @@ from coterie.config import Job, Ref, TaskSpec
 from coterie.engines.simulated import Outcome, simulate
 from coterie.errors import JobError, NotFinite
 from coterie.tasks import MISSING, Conflict, IndexedTask, MultiTask, Supervised, Table, proven
-from coterie.tasks.network import Network
+from coterie.tasks.network import CrossStitch, Experts, Gated, Network, Picked
 from coterie.tasks.weighing import Fixed
 from coterie.watch.events import audit
 from coterie.world import Device, Link, World
@@ -281,6 +281,41 @@ def test_one_pass_of_the_trunk_serves_all_answers_of_a_table() -> None:
     multi = MultiTask("t", lambda: Counting(5, 6), [*tasks, again])
     multi.loss(multi.build(), multi.fetch([0, 1, 2]))
     assert passes == [3]
+
+
+def experts() -> nn.Module:
+    return Experts([nn.Linear(5, 6), nn.Linear(5, 6)]).double()
+
+
+def stitched() -> nn.Module:
+    return CrossStitch(2, [lambda: nn.Linear(5, 6), nn.Tanh]).double()
+
+
+@pytest.mark.parametrize(
+    ("shared", "heads"),
+    [
+        (experts, [lambda n=n: Gated(5, 2, nn.Linear(6, n)).double() for n in (3, 1)]),
+        (
+            stitched,
+            [lambda i=i, n=n: Picked(i, nn.Linear(6, n)).double() for i, n in ((0, 3), (1, 1))],
+        ),
+    ],
+    ids=["experts", "cross-stitch"],
+)
+@pytest.mark.parametrize("balance", ["equal", "gradnorm", "upgrad"])
+def test_other_shapes_of_sharing_learn_with_gaps_in_the_answers(
+    shared: Callable[[], nn.Module], heads: list[Callable[[], nn.Module]], balance: str
+) -> None:
+    tasks = [
+        Supervised("kind", heads[0], TABLE, TABLE),
+        Supervised("real", heads[1], TABLE, TABLE, loss=F.mse_loss),
+    ]
+    learner = Learner(Setup(MultiTask("t", shared, tasks, balance), sgd))
+    before = learner.score()
+    for _ in range(60):
+        learner.step(list(range(NUM)))
+    after = learner.score()
+    assert all(after[f"{n}/test_loss"] < before[f"{n}/test_loss"] / 1.2 for n in ("kind", "real"))
 
 
 def test_a_loss_that_is_not_finite_names_its_task() -> None:
