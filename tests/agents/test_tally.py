@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from coterie.agents.tally import Contribution, Tally
@@ -50,3 +52,11 @@ def test_a_skipped_round_is_told_as_done_with_nothing_in_it() -> None:
     assert report is not None
     assert (report.first_round, report.last_round) == (3, 4)
     assert (report.num_samples, report.cohort) == (2, ("a",))
+
+
+def test_what_packing_takes_is_part_of_the_meeting_and_of_no_step() -> None:
+    tally = Tally()
+    tally.count(replace(did(1, 4, 1.0), packing_s=0.125), ("a", "b"))
+    report = tally.report(term=1)
+    assert report is not None
+    assert (report.compute_s, report.exchange_s) == (0.5, 0.125)

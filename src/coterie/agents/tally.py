@@ -33,6 +33,7 @@ class Contribution:
     leases: Mapping[str, Lease]  # of all members
     trust: Mapping[str, float] = field(default_factory=dict)  # what samples of some count for
     declined: str = ""  # why it brings nothing
+    packing_s: float = 0.0  # of making the payload: part of a meeting, for no step takes it
     stumbled: bool = False  # whether its island took a step without it
 
     def weights(self, cohort: tuple[str, ...]) -> dict[str, float]:
@@ -75,6 +76,7 @@ class Tally:
         self.num_steps += mine.num_steps
         self.loss_sum += mine.loss_sum
         self.compute_s += mine.compute_s
+        self.exchange_s += mine.packing_s
 
     def skip(self, number: int, cohort: tuple[str, ...]) -> None:
         """Add a round in which nobody had anything to learn."""

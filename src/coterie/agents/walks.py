@@ -105,13 +105,14 @@ def _contribution(
     if weight and strategy.exchange.weighted == "score":
         weight = max(LEAST_SCORE, math.exp(-loss_sum / lease.num_samples))
     weight *= member.trust.get(member.name, 1.0)
-    compute_s = member.busy_s + (yield do.Now()) - began_s
+    packing_s = (yield do.Now()) - began_s
     return Contribution(
         round=number,
         num_samples=lease.num_samples,
         num_steps=lease.num_steps,
         loss_sum=loss_sum,
-        compute_s=compute_s,
+        compute_s=member.busy_s,
+        packing_s=packing_s,
         weight=weight,
         own_N=own_N,
         payload=payload,
