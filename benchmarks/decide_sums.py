@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from coterie.coordinator.shares import exact_shares, step_s
-from coterie.world import Device, Layer, Link, World
+from coterie.world import Device, Layer, Learned, Link, World
 
 Told = Mapping[str, Any]
 
@@ -133,7 +133,9 @@ def world_of(told: Told) -> World:
     devices = tuple(Device(**device) for device in told["devices"])
     links = tuple(Link(**link) for link in told["links"])
     layers = tuple(Layer(**layer) for layer in told.get("chain", ()))
-    return World(**{**told, "devices": devices, "links": links, "chain": layers})
+    learned = tuple(Learned(**kind) for kind in told.get("learned", ()))
+    parts = {"devices": devices, "links": links, "chain": layers, "learned": learned}
+    return World(**{**told, **parts})
 
 
 # -- adapting ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from coterie.coordinator.run import Run
-from coterie.world import Decision, Device, Layer, Link, Option, World
+from coterie.world import Decision, Device, Layer, Learned, Link, Option, World
 
 
 def progress(run: Run) -> dict[str, Any]:
@@ -82,6 +82,7 @@ def from_event(event: Mapping[str, Any]) -> Decision:
                 "devices": tuple(Device(**device) for device in world["devices"]),
                 "links": tuple(Link(**link) for link in world["links"]),
                 "chain": tuple(Layer(**layer) for layer in world.get("chain", ())),
+                "learned": tuple(Learned(**kind) for kind in world.get("learned", ())),
             }
         ),
         chosen=option(event["chosen"]),

@@ -293,6 +293,7 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
     if report.num_samples and math.isfinite(report.loss):
         run.loss_sum += report.loss * report.num_samples
         run.num_losses += report.num_samples
+        run.progress.saw(report.loss, report.num_samples)
         run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
     times_s = (report.compute_s, report.exchange_s)
     if report.num_steps > 0 and report.compute_s > 0 and all(map(math.isfinite, times_s)):

@@ -78,6 +78,7 @@ def _decide_again(run: Run, event: Mapping[str, Any]) -> None:
     run.plan, run.strategy = decision.chosen, parse(decision.chosen.strategy)
     run.road = replace(UNTRIED_ROAD, a=decision.world.meeting_s)
     run.chain = decision.world.chain
+    run.progress.know(decision.world.learned)
     run.beliefs |= {device.name: device for device in decision.world.devices}
     if len(decision.chosen.shares) == run.num_agents or run.with_all is None:
         run.with_all = decision

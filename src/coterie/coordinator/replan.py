@@ -15,6 +15,8 @@ from coterie.coordinator.listing import named
 from coterie.coordinator.model import equal_option, predict, shares_for
 from coterie.coordinator.noise import Advice, advise
 from coterie.coordinator.perceive import fold, has_jumped, scatter
+from coterie.coordinator.prices import cohort_of, sentence_of
+from coterie.coordinator.progress import Stretch, believed
 from coterie.coordinator.run import Run
 from coterie.errors import JobError, StrategyError
 from coterie.sync.chain import Strategy
@@ -164,6 +166,31 @@ def adopt(run: Run, decision: Decision) -> None:
         run.with_all = decision
     run.paces.clear()
     run.gauge.mark("ours" if everyone(run) else "fewer", decision.number)
+    turn(run)
+
+
+def turn(run: Run) -> None:
+    """Read progress anew from here on, and tell what losses so far said of it."""
+    assert run.plan is not None
+    assert run.layout is not None
+    assert run.strategy is not None
+    sentence = sentence_of(run.strategy, run.layout)
+    prior = believed(sentence, cohort_of(run.world, run.plan.shares, sentence.paced))
+    for stretch, learned in run.progress.turn(Stretch(sentence.written, sentence.kind, prior)):
+        kept = min(1.0, stretch.prior * learned.factor)
+        run.event(
+            "kept",
+            decision=run.decisions[-1].number,
+            strategy=stretch.written,
+            believed=stretch.prior,
+            measured=kept,
+            **asdict(learned),
+            text=(
+                f"{stretch.written} keeps {kept:.2f} of the progress, give or take "
+                f"{learned.doubt:.0%}, by {learned.num_reports} reports of losses; "
+                f"{stretch.prior:.2f} was believed"
+            ),
+        )
 
 
 def everyone(run: Run) -> bool:

@@ -19,6 +19,7 @@ from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.line import Line
 from coterie.coordinator.members import Member
 from coterie.coordinator.noise import Noise
+from coterie.coordinator.progress import Progress
 from coterie.coordinator.survival import failures_per_s
 from coterie.coordinator.trust import Exile, Standing
 from coterie.sync.chain import Strategy
@@ -138,6 +139,7 @@ class Run:
         self.standings: dict[str, Standing] = {}  # by member: how its vectors lie to others'
         self.trust: dict[str, float] = {}  # what samples of some count for
         self.exiles: dict[str, Exile] = {}  # who is, or was, left out for what it brought
+        self.progress = Progress()  # that sentences keep, as far as losses tell
         self.noise = Noise()  # of gradients
         self.told_scale: float | None = None  # of that noise, when it was told last
         self.losses: Counter[str] = Counter()  # by member: how often it was lost meanwhile
@@ -177,6 +179,7 @@ class Run:
             self.job.batch,
             self.ledger.num_train,
             chain=self.chain,
+            learned=self.progress.learned,
         )
 
     def as_reliable(self, device: Device) -> Device:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from coterie.coordinator.adapt import is_jump
 from coterie.coordinator.gauge import Flow
-from coterie.coordinator.replan import KEEP_GAIN, choose, everyone
+from coterie.coordinator.model import predict
+from coterie.coordinator.replan import KEEP_GAIN, choose, everyone, linked, turn
 from coterie.coordinator.rounds import BLOCK_S, Wait, drained, issue
 from coterie.coordinator.run import Run
 from coterie.coordinator.terms import keep_membership
@@ -42,8 +43,10 @@ def try_out(run: Run, option: Option) -> Wait:
     if not (run.torn or run.stopping):
         run.plan, run.strategy = option, parse(option.strategy)
         run.gauge.mark("trial", TRIAL)
+        turn(run)
         yield from _rounds(run, option)
         run.plan, run.strategy = plan, strategy
+        turn(run)
     flow = run.gauge.decisions.pop(TRIAL, Flow())
     run.tried_s += run.now_s - began_s
     run.paces.clear()
@@ -55,11 +58,18 @@ def try_out(run: Run, option: Option) -> Wait:
     # What is wrong of both alike, as of devices and roads, is no merit of either.
     both = usual.per_s / plan.throughput_per_s / run.bandit.factor(plan.strategy, run.now_s)
     run.bandit.tried(option.strategy, flow.per_s, option.throughput_per_s * both, run.now_s)
-    gain = flow.per_s * option.efficiency / (usual.per_s * plan.efficiency) - 1
+    gain = flow.per_s * _keeps(run, option) / (usual.per_s * _keeps(run, plan)) - 1
     _tell(run, option, flow.per_s, gain)
     if gain > KEEP_GAIN and not run.stopping:
         choose(run, f"{option.strategy} did better when it was tried")
         yield from keep_membership(run)
+
+
+def _keeps(run: Run, option: Option) -> float:
+    """By what is known now, the trial's own losses included."""
+    assert run.layout is not None
+    strategy = parse(option.strategy)
+    return predict(linked(run), run.layout, strategy, option.shares).efficiency
 
 
 def _affordable(run: Run, option: Option) -> bool:

@@ -17,7 +17,7 @@ import coterie.sync.meetings as meetings
 from coterie.sync.codecs import Codec, ErrorFeedback, Pack, Sketch
 from coterie.sync.exchanges import Exchange
 from coterie.sync.maps import Prox
-from coterie.sync.pieces import Every, Memory, Piece, fold
+from coterie.sync.pieces import Every, Memory, Piece, Prior, fold
 from coterie.sync.privacy import Noise
 from coterie.sync.room import Agreed, Payload, Room
 from coterie.sync.talk import Talk
@@ -323,17 +323,21 @@ class Strategy:
     def keeps(self) -> float:
         """Prior of the progress per sample kept against plain synchronous steps, in (0, 1].
 
-        The product over pieces, with one adjustment: what a walk loses, an outer optimizer may
-        win back in part (half of it for DiLoCo's Nesterov after more than 64 steps).
+        Of three members of equal share; of others see `prior`.
 
         >>> from coterie.sync.recipes import diloco, local_sgd
         >>> local_sgd(128).keeps() < diloco(128).keeps() < 1
         True
         """
-        walk = math.prod(piece.keeps() for piece in self.pieces if isinstance(piece, Every))
-        rest = math.prod(piece.keeps() for piece in self.pieces if not isinstance(piece, Every))
+        return self.prior.kept()
+
+    @property
+    def prior(self) -> Prior:
+        """The product over pieces; what a walk loses, an outer optimizer wins back in part."""
         regained = max(piece.regains(self.every) for piece in self.pieces)
-        return rest * (walk + (1 - walk) * regained)
+        rest = math.prod(piece.keeps() for piece in self.pieces if not isinstance(piece, Every))
+        loss, lands = (self.walk.loss, self.walk.lands()) if self.walk else (0.0, 1.0)
+        return Prior(loss, regained, rest * lands)
 
     # -- memories ---------------------------------------------------------------------------------
 
