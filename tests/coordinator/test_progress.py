@@ -78,3 +78,16 @@ def test_what_was_learned_counts_for_walks_of_any_length_and_for_no_other_senten
     other = recipes.all_reduce_int8()
     shares = {"a": 32, "b": 32}
     assert predict(world, LAYOUT, other, shares) == predict(WORLD, LAYOUT, other, shares)
+
+
+def test_pacing_costs_nothing_among_equals_and_progress_where_slow_members_stay_near():
+    paced, alike = recipes.dylu(8), {"a": 32, "b": 32}
+    assert (
+        predict(WORLD, LAYOUT, paced, alike).efficiency
+        == predict(WORLD, LAYOUT, WALK, alike).efficiency
+    )
+    skewed = {"a": 48, "b": 16}
+    assert (
+        predict(WORLD, LAYOUT, paced, skewed).efficiency
+        < 0.95 * predict(WORLD, LAYOUT, WALK, skewed).efficiency
+    )

@@ -89,8 +89,11 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     """The decision, unless staying as we are, all together, is about as good.
 
     What is measured is noisy: neither the strategy under way nor a member is given up for less.
+    Only one device alone is taken at its word at first: no meeting and no prior can disappoint it.
     """
     best = decision.chosen
+    if under_way is None and len(best.shares) == 1:
+        return decision
     try:
         same = _all_together(decision, layout, under_way)
     except JobError:  # who came since is on none of the islands that are under way
