@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from coterie.coordinator.decide import decide
@@ -12,6 +14,7 @@ from coterie.coordinator.replan import (
     closures,
     everyone,
     steady,
+    turn,
 )
 from coterie.coordinator.shares import exact_shares
 from coterie.sync import recipes
@@ -87,6 +90,32 @@ def test_a_member_is_left_out_for_a_large_gain():
 def test_the_first_choice_stands_where_it_is_that_of_all():
     decision = decide(world(1e9), LAYOUT, 1, "first plan")
     assert steady(decision, LAYOUT, None) == decision
+
+
+def test_one_device_alone_is_taken_at_its_word_at_first_and_no_member_given_up_for_it_later():
+    near = world(1e9, per_sample_s=(0.001, 0.06, 0.06))
+    decision = decide(near, LAYOUT, 1, "first plan", candidates=(recipes.all_reduce(),))
+    assert decision.chosen.shares.keys() == {"d0"}
+    assert steady(decision, LAYOUT, None) == decision
+    assert steady(decision, LAYOUT, recipes.all_reduce()).chosen.shares.keys() > {"d0"}
+
+
+def test_what_losses_say_of_progress_is_told_when_another_sentence_gets_under_way(play):
+    p = play(until=ENDLESS, strategy="local-sgd(8)")
+    p.until_training()
+    run = p.run
+    for begun, falls in ((run.strategy, 0.1), (recipes.all_reduce(), 0.8)):
+        run.strategy = begun
+        turn(run)
+        for _ in range(60):
+            run.progress.saw(5 - falls * math.log(run.progress.useful + 100), 100)
+    run.strategy = recipes.all_reduce_int8()
+    turn(run)
+    told = [fields for kind, fields in run.log if kind == "kept"]
+    assert [each["strategy"] for each in told] == ["chain(Every(8), Reduce(), Outer(1.0))"]
+    assert told[0]["measured"] < told[0]["believed"]
+    assert "keeps 0." in told[0]["text"]
+    assert run.world.learned == run.progress.learned != ()
 
 
 def test_steady_speeds_never_change_a_plan(play):

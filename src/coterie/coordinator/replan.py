@@ -187,7 +187,8 @@ def turn(run: Run) -> None:
             strategy=stretch.written,
             believed=stretch.prior,
             measured=kept,
-            **asdict(learned),
+            doubt=learned.doubt,
+            num_reports=learned.num_reports,
             text=(
                 f"{stretch.written} keeps {kept:.2f} of the progress, give or take "
                 f"{learned.doubt:.0%}, by {learned.num_reports} reports of losses; "
