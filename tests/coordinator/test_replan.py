@@ -11,6 +11,7 @@ from coterie.coordinator.model import predict
 from coterie.coordinator.replan import (
     KEEP_GAIN,
     RECONSIDER_S,
+    at_first,
     closures,
     everyone,
     steady,
@@ -92,12 +93,20 @@ def test_the_first_choice_stands_where_it_is_that_of_all():
     assert steady(decision, LAYOUT, None) == decision
 
 
-def test_one_device_alone_is_taken_at_its_word_at_first_and_no_member_given_up_for_it_later():
-    near = world(1e9, per_sample_s=(0.001, 0.06, 0.06))
+@pytest.mark.parametrize("slow_s", [0.06, 0.022])
+def test_together_a_little_more_than_alone_is_at_first_no_reason_to_meet(slow_s):
+    near = world(1e9, per_sample_s=(0.001, slow_s, slow_s))
     decision = decide(near, LAYOUT, 1, "first plan", candidates=(recipes.all_reduce(),))
-    assert decision.chosen.shares.keys() == {"d0"}
-    assert steady(decision, LAYOUT, None) == decision
-    assert steady(decision, LAYOUT, recipes.all_reduce()).chosen.shares.keys() > {"d0"}
+    first = at_first(decision, LAYOUT)
+    assert first.chosen.shares.keys() == {"d0"}
+    assert decision.chosen.goodput_per_s < (1 + KEEP_GAIN) * first.chosen.goodput_per_s
+    assert first.chosen not in first.rejected
+    assert decision.chosen in (first.chosen, first.rejected[0])
+
+
+def test_one_device_alone_is_not_chosen_where_others_help_a_lot():
+    decision = decide(world(1e9), LAYOUT, 1, "first plan")
+    assert at_first(decision, LAYOUT) == steady(decision, LAYOUT, None)
 
 
 def test_what_losses_say_of_progress_is_told_when_another_sentence_gets_under_way(play):

@@ -16,7 +16,7 @@ from coterie.coordinator.model import extra_bytes, shares_for, weigh
 from coterie.coordinator.parallel import pipelines
 from coterie.coordinator.prices import Cohort, Sentence, cohort_of, sentence_of
 from coterie.coordinator.reasons import reasons
-from coterie.coordinator.rivals import Weighed, best, rejected
+from coterie.coordinator.rivals import Weighed, best, rejected, soonest
 from coterie.coordinator.shares import exact_shares
 from coterie.errors import JobError
 from coterie.types import Layout
@@ -65,13 +65,14 @@ def decide(
             f"expected a strategy that fits these devices, found none: {nearest.strategy} "
             f"{nearest.refused}; {_mended(nearest)}"
         )
-    chosen = best(able)
+    is_asked = candidates is not None and len(strategies) == 1
+    chosen = (soonest if is_asked else best)(able)
     if not chosen.option.goodput_per_s > 0:
         raise JobError(
             f"expected devices that get somewhere, found {chosen.option.round_s:.3g} s a round for "
             f"the best of them, {', '.join(chosen.option.shares)}; measure them again"
         )
-    lead = "As asked, " if candidates is not None and len(strategies) == 1 else ""
+    lead = "As asked, " if is_asked else ""
     return Decision(
         number=number,
         cause=cause,

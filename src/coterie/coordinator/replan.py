@@ -47,7 +47,9 @@ def choose(run: Run, cause: str) -> None:
         decision = fixed_decision(linked(run), run.layout, (number, cause), run.asked, speeds)
     else:
         best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
-        decision = settled(run, steady(best, run.layout, run.strategy))
+        free = run.strategy is None and not run.asked
+        kept = at_first(best, run.layout) if free else steady(best, run.layout, run.strategy)
+        decision = settled(run, kept)
     if advice := advice_of(run):
         decision = replace(decision, reasons=(*decision.reasons, str(advice)))
     close_decision(run)
@@ -89,11 +91,8 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     """The decision, unless staying as we are, all together, is about as good.
 
     What is measured is noisy: neither the strategy under way nor a member is given up for less.
-    Only one device alone is taken at its word at first: no meeting and no prior can disappoint it.
     """
     best = decision.chosen
-    if under_way is None and len(best.shares) == 1:
-        return decision
     try:
         same = _all_together(decision, layout, under_way)
     except JobError:  # who came since is on none of the islands that are under way
@@ -101,15 +100,38 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
     gain = best.goodput_per_s / same.goodput_per_s - 1
     if gain >= KEEP_GAIN or same == best or len(same.shares) < parse(same.strategy).least:
         return decision
+    return _rather(decision, same)
+
+
+def at_first(decision: Decision, layout: Layout) -> Decision:
+    """One device alone, if together little more is promised; else everybody, if about as good.
+
+    No meeting and no prior can disappoint who is alone.
+    """
+    options = (decision.chosen, *decision.rejected)
+    alone = [option for option in options if len(option.shares) == 1 and not option.refused]
+    found = max(alone, key=lambda option: option.goodput_per_s, default=None)
+    if found and decision.chosen.goodput_per_s < (1 + KEEP_GAIN) * found.goodput_per_s:
+        return _rather(decision, found)
+    return steady(decision, layout, None)
+
+
+def _rather(decision: Decision, other: Option) -> Decision:
+    """The decision for another option, for the best is hardly better."""
+    best = decision.chosen
+    if other == best:
+        return decision
+    gain = best.goodput_per_s / other.goodput_per_s - 1
     reason = (
         f"{best.strategy} on {named(best.shares)} would bring {gain:.1%} more, less than the "
-        f"{KEEP_GAIN:.0%} that a change must promise: {same.strategy} on "
-        f"{named(same.shares)} it is."
+        f"{KEEP_GAIN:.0%} that a change must promise: {other.strategy} on "
+        f"{named(other.shares)} it is."
     )
-    pace = f"It takes {1e3 * same.round_s:.1f} ms a round: {same.throughput_per_s:,.0f} samples/s."
-    return replace(
-        decision, chosen=same, rejected=(best, *decision.rejected), reasons=(reason, pace)
+    pace = (
+        f"It takes {1e3 * other.round_s:.1f} ms a round: {other.throughput_per_s:,.0f} samples/s."
     )
+    rest = tuple(option for option in decision.rejected if option != other)
+    return replace(decision, chosen=other, rejected=(best, *rest), reasons=(reason, pace))
 
 
 def settled(run: Run, decision: Decision) -> Decision:
