@@ -72,14 +72,13 @@ def decide(
             f"expected devices that get somewhere, found {chosen.option.round_s:.3g} s a round for "
             f"the best of them, {', '.join(chosen.option.shares)}; measure them again"
         )
-    lead = "As asked, " if is_asked else ""
     return Decision(
         number=number,
         cause=cause,
         world=world,
         chosen=chosen.option,
         rejected=rejected(weighed, able, chosen),
-        reasons=tuple(reasons(world, able, chosen, lead)),
+        reasons=tuple(reasons(world, able, chosen, "As asked, " * is_asked)),
     )
 
 

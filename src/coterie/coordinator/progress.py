@@ -50,7 +50,7 @@ def believed(sentence: Sentence, cohort: Cohort) -> float:
     Paced, slow members walk fewer steps, and what all agree on lies Σ pᵢ² / max pᵢ as far away as
     the fastest has walked: larger batches win about half of that back.
     """
-    if not isinstance(sentence.team, Team):
+    if not isinstance(sentence.team, Team) or len(cohort.shares) < sentence.least:
         far = cohort.batch / cohort.spread / max(cohort.shares.values())
         kept = sentence.prior.kept(cohort.spread)
         return kept * math.sqrt(far) if sentence.paced else kept
