@@ -60,11 +60,11 @@ def test_scores_of_an_earlier_round_do_not_answer(play):
 def test_a_score_that_died_with_its_member_is_asked_of_another(play):
     p = play(until=ENDLESS).enter()
     name, _ = p.until(say.Evaluate)
-    epoch = p.run.ledger.num_epochs
+    committed = p.run.ledger.committed
     p.kill(name)
     other, _ = p.until(say.Evaluate)
     assert other != name
-    assert p.run.ledger.num_epochs == epoch
+    assert p.run.ledger.committed == committed
 
 
 def test_saving_goes_on_while_training_does(play):

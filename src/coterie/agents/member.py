@@ -72,6 +72,7 @@ class Member:
     told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
     trust: Mapping[str, float] = field(default_factory=dict)  # see Block
     check_round: int = 0  # after which all tell where they stand
+    tell_rounds: set[int] = field(default_factory=set)  # after which they tell what they did
 
     def __post_init__(self) -> None:
         self.stream = Stream(self.learner.task.num_train, self.learner.setup.seed)

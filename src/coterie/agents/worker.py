@@ -64,6 +64,7 @@ class Worker(Member):
             if order.number > self.term.number:
                 if not order.at_once:  # else the others have left the meeting that goes on
                     yield from self._land()
+                    yield from report(self)
                 yield from join(self, order)
                 if order.at_once:
                     yield from self._land()
@@ -110,8 +111,10 @@ class Worker(Member):
         if self.strategy is not None and repr(self.strategy) != block.strategy:
             yield from self._land()
         rounds = block.rounds()
+        last = block.first_round + len(rounds) - 1
         if block.digest:
-            self.check_round = block.first_round + len(rounds) - 1
+            self.check_round = last
+        self.tell_rounds = {n for n in self.tell_rounds if n > self.round} | {block.tells}
         for number, leases in enumerate(rounds, start=block.first_round):
             outdated = block.term < self.term.number and number > self.stands
             if number > max(self.round, self.held) and not outdated:
@@ -122,7 +125,8 @@ class Worker(Member):
                     yield from push_round(self, number, block.data_epoch, leases)
                 else:
                     yield from self._one_round(number, block, leases)
-        yield from report(self)
+        if block.tells in (0, last):
+            yield from report(self)
 
     def _one_round(self, number: int, block: Block, leases: dict[str, Lease]) -> do.Life[None]:
         while self.round < number and self.name in self.term.members:

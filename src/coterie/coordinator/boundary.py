@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coterie.coordinator.rounds import Wait, drained, issue, issued_steps
+from coterie.coordinator.rounds import Wait, drained, few_left, issue, issued_steps
 from coterie.coordinator.run import Run, Saving
 from coterie.coordinator.shares import equal_shares
 from coterie.coordinator.survival import checkpoint_interval_s as interval_s
@@ -54,7 +54,7 @@ def equally(run: Run) -> Wait:
     until_s = run.now_s + WINDOW_S
     while run.now_s < until_s and not (run.torn or run.stopping or run.reached()):
         first = issue(run, shares)
-        yield lambda first=first: run.torn or run.ledger.committed >= first - 1  # type: ignore[misc]
+        yield lambda first=first: run.torn or few_left(run, first)  # type: ignore[misc]
     yield from drained(run)
     flow = run.gauge.arms["equal"]
     run.event("window", arm="equal", per_s=flow.per_s, seconds=flow.seconds)

@@ -216,6 +216,10 @@ def _refuse_stand(run: Run, name: str, reason: str) -> None:
 
 
 def _report(run: Run, name: str, report: say.Report) -> None:
+    if name != say.HUB and report.last_round < run.ledger.next_round:
+        if report.last_round > max(run.told.values(), default=0):
+            run.company = report.cohort
+        run.told[name] = report.last_round
     if name in run.members and run.members[name].outdated:
         return  # others have learned since what it was to learn
     _commit(run, report)
@@ -305,6 +309,11 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
             meeting_s=max(0.0, report.exchange_s)
             / max(1, report.last_round - report.first_round + 1),
             num_steps=report.num_steps,
+            stretches=[
+                (max(1, round(num / steps)), seconds / steps)
+                for num, steps, seconds in report.stretches
+                if steps > 0 and seconds > 0 and math.isfinite(seconds)
+            ],
         )
     listen(run, name, report)
     if report.gap_s:

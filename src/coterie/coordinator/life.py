@@ -13,7 +13,7 @@ from coterie.coordinator.boundary import compare, evaluate, evaluation_due, save
 from coterie.coordinator.hear import log_final
 from coterie.coordinator.perceive import links_are_doubtful
 from coterie.coordinator.replan import choose, close_decision, everyone, reconsider
-from coterie.coordinator.rounds import Wait, drained, issue, issue_apart
+from coterie.coordinator.rounds import Wait, drained, few_left, issue, issue_apart
 from coterie.coordinator.run import Run
 from coterie.coordinator.terms import (
     doubt_links,
@@ -170,9 +170,11 @@ def was_concluded(run: Run) -> bool:
 
 def go_on(run: Run) -> Wait:
     """Give out the next block, and wait until it is the only one under way."""
+    changed = reconsider(run)
     if links_are_doubtful(run):
         yield from doubt_links(run)
-    if reconsider(run):
+        changed = reconsider(run) or changed
+    if changed:
         yield from keep_membership(run)
     if option := rival(run):
         yield from try_out(run, option)
@@ -186,7 +188,7 @@ def go_on(run: Run) -> Wait:
     if first > run.ledger.next_round - 1:  # every epoch asked for is given out
         yield from drained(run)
     else:
-        yield lambda: run.torn or bool(run.stopping) or run.ledger.committed >= first - 1
+        yield lambda: run.torn or bool(run.stopping) or few_left(run, first)
 
 
 def go_on_apart(run: Run) -> Wait:

@@ -6,7 +6,7 @@ from coterie.coordinator.adapt import is_jump
 from coterie.coordinator.gauge import Flow
 from coterie.coordinator.model import predict
 from coterie.coordinator.replan import KEEP_GAIN, choose, everyone, linked, turn
-from coterie.coordinator.rounds import BLOCK_S, Wait, drained, issue
+from coterie.coordinator.rounds import BLOCK_S, Wait, drained, few_left, issue
 from coterie.coordinator.run import Run
 from coterie.coordinator.terms import keep_membership
 from coterie.sync.reading import parse
@@ -86,7 +86,7 @@ def _rounds(run: Run, option: Option) -> Wait:
         first = issue(run, option.shares)
         if first > run.ledger.next_round - 1:  # every epoch asked for is given out
             break
-        yield lambda first=first: run.torn or run.ledger.committed >= first - 1  # type: ignore[misc]
+        yield lambda first=first: run.torn or few_left(run, first)  # type: ignore[misc]
     yield from drained(run)
 
 

@@ -118,6 +118,8 @@ class Report(Wire):
     gap_s: float = 0.0  # between the commits before and after a new term, if one fell in between
     # |own|², |agreed|², own·agreed of the last round, own samples, their part of all weight
     norms: tuple[float, float, float, float, float] | None = None
+    # (samples, steps, seconds) of the last stretches of computing, each on its own
+    stretches: tuple[tuple[int, int, float], ...] = ()
     digest: int | None = None  # of what members agree on after the last round, where asked for
 
 
@@ -271,6 +273,7 @@ class Block(Wire):
     epoch_loss: float | None = None  # mean loss of the epoch before: what ReduceLROnPlateau reads
     trust: dict[str, float] = {}  # what a member's samples count for, where it is not 1
     digest: bool = False  # whether to tell where all stand after the last round
+    tells: int = 0  # the round after which all tell what they did; 0: the last
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
