@@ -180,6 +180,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "trial": lambda e: text_of(e, "text"),
     "noise": lambda e: text_of(e, "text"),
     "doubt": lambda e: text_of(e, "text"),
+    "grant": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
     "stopped": lambda e: text_of(e, "reason") + (", resumable" if e.get("resumable") else ""),
 }
