@@ -130,7 +130,11 @@ def cpu_quota_cores(root: Path = ROOT) -> float | None:
     >>> quota is None or quota > 0
     True
     """
-    group = cgroup_of("cpu", root)
+    return quota_cores(cgroup_of("cpu", root))
+
+
+def quota_cores(group: Cgroup | None) -> float | None:
+    """The same of a group that is known; None without one."""
     quotas = [_quota_cores(path) for path in group.lineage()] if group else []
     return min((quota for quota in quotas if quota is not None), default=None)
 

@@ -141,6 +141,25 @@ def test_a_plan_is_near_the_best_again_within_five_rounds_of_a_change(
 
 
 @pytest.mark.usefixtures("still")
+@pytest.mark.parametrize(("strategy", "every"), [("all-reduce", 1), ("local-sgd(8)", 8)])
+@pytest.mark.parametrize("factor", [3.0, 1 / 3])
+def test_another_quota_is_told_and_believed_before_it_is_measured(
+    strategy: str, every: int, factor: float
+) -> None:
+    at_s = STEADY_S + 0.05 * every
+    fault = Fault("a", at_s, kind="quota", factor=factor)
+    events = play(strategy, alike(), fault, until_s=at_s + 10 * SHORT_S * every)
+    now = alike().with_device(slowed(alike().device("a"), factor))
+    (told,) = of(events, "grant")
+    assert (told["before"], told["cores"]) == (1.0, pytest.approx(1 / factor))
+    found = bad_rounds(events, at_s, now)
+    assert found is not None
+    assert found <= 3
+    believed = of(events, "decision")[-1]["world"]["devices"][0]
+    assert believed["overhead_s"] == pytest.approx(now.device("a").overhead_s, rel=0.05)
+
+
+@pytest.mark.usefixtures("still")
 @pytest.mark.parametrize("strategy", ["all-reduce", "local-sgd(8)", "dylu(16)"])
 def test_plans_of_unsteady_machines_hardly_ever_change(strategy: str) -> None:
     events = play(strategy, alike(Unsteady), until_s=60.0)

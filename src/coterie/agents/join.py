@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from coterie.agents.draws import repeatable
+from coterie.agents.grant import Grant
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.perform import Performer, Roads, drive
 from coterie.agents.worker import Worker
@@ -84,7 +85,7 @@ def join(
         welcome, files = _welcome(client, first, endpoint)
         try:
             job = parse_job({**welcome.job, "root": str(place.root.resolve())})
-            worker = Worker(name, learner or _built(job), hello=first)
+            worker = Worker(name, learner or _built(job), hello=first, granted=_granted(first))
             if files:
                 worker.resume(files)
         except CoterieError as error:
@@ -134,6 +135,12 @@ def _welcome(
             raise JoinError("expected a checkpoint's files, found none; start this agent again")
         assembly.add(piece)
     return welcome, assembly.files
+
+
+def _granted(first: Hello) -> Callable[[], float | None]:
+    """What is granted to compute with, from now on; of a GPU nothing is known."""
+    grant = Grant(torch.get_num_threads())
+    return (lambda: None) if first.device != "cpu" else grant.cores
 
 
 def _built(job: Job) -> Learner:

@@ -189,7 +189,7 @@ def tell_apart(member: Member, number: int) -> do.Life[None]:
 
 def report(member: Member) -> do.Life[None]:
     """Tell what was done since the last time."""
-    told = member.tally.report(member.term.number)
+    told = member.tally.report(member.term.number, member.granted)
     member.tally = Tally(since_s=(yield do.Now()))
     if told is not None:
         member.told.append(told)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,6 +72,7 @@ class Member:
     told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
     trust: Mapping[str, float] = field(default_factory=dict)  # see Block
     check_round: int = 0  # after which all tell where they stand
+    granted: Callable[[], float | None] = lambda: None  # cores, by whoever knows the machine
     tell_rounds: set[int] = field(default_factory=set)  # after which they tell what they did
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ Legend: N trainable parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,8 +123,10 @@ class Tally:
         self.first_round = self.first_round or number
         self.last_round, self.cohort = number, cohort
 
-    def report(self, term: int) -> Report | None:
-        """All of it as a message; None if no round was committed.
+    def report(
+        self, term: int, granted: Callable[[], float | None] = lambda: None
+    ) -> Report | None:
+        """All of it as a message, and what cores are granted now; None if no round was committed.
 
         >>> Tally().report(term=1) is None
         True
@@ -145,6 +147,7 @@ class Tally:
             digest=self.digest,
             norms=self.norms,
             stretches=self._latest(),
+            cores=granted(),
         )
 
 

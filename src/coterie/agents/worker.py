@@ -59,7 +59,8 @@ class Worker(Member):
         if isinstance(order, Who):
             yield do.Tell(self.back())
         elif isinstance(order, Probe):
-            yield do.Tell((yield from probe_steps(self.learner, order)))
+            probed = yield from probe_steps(self.learner, order)
+            yield do.Tell(probed.model_copy(update={"cores": self.granted()}))
         elif isinstance(order, Term):
             if order.number > self.term.number:
                 if not order.at_once:  # else the others have left the meeting that goes on

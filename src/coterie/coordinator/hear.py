@@ -11,6 +11,7 @@ from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
 from coterie.coordinator.model import fit_device
+from coterie.coordinator.perceive import regrant
 from coterie.coordinator.run import Checkpoint, Run
 from coterie.errors import JobError, TrainingError
 from coterie.leases import unlearned
@@ -146,7 +147,7 @@ def _probed(run: Run, name: str, probed: say.Probed) -> None:
     if member.device is None:
         device = fit_device(name, probed.timings, _max_batch(run, name, probed))
         member.device = replace(device, memory_bytes=_room_bytes(run, name))
-        member.state = "measured"
+        member.state, member.cores = "measured", probed.cores
         run.chain = run.chain or tuple(Layer(*figures) for figures in probed.chain)
     solo = run.solo.setdefault(name, Flow())
     for batch, seconds in probed.timings:
@@ -303,24 +304,28 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
     if report.num_steps > 0 and report.compute_s > 0 and all(map(math.isfinite, times_s)):
         did = ("last_round", "num_samples", "num_steps", "compute_s", "exchange_s")
         run.event("work", member=name, **report.model_dump(include=set(did)))
-        run.paces.setdefault(name, Pace()).add(
-            batch=max(1, round(report.num_samples / report.num_steps)),
-            step_s=report.compute_s / report.num_steps,
-            meeting_s=max(0.0, report.exchange_s)
-            / max(1, report.last_round - report.first_round + 1),
-            num_steps=report.num_steps,
-            stretches=[
-                (max(1, round(num / steps)), seconds / steps)
-                for num, steps, seconds in report.stretches
-                if steps > 0 and seconds > 0 and math.isfinite(seconds)
-            ],
-        )
+        if not regrant(run, name, report.cores):  # else much of it was computed before
+            _time(run, name, report)
     listen(run, name, report)
     if report.gap_s:
         pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())
         if run.pauses:
             run.pauses[-1][name] = pause_s
         run.event("pause", member=name, seconds=pause_s)
+
+
+def _time(run: Run, name: str, report: say.Report) -> None:
+    run.paces.setdefault(name, Pace()).add(
+        batch=max(1, round(report.num_samples / report.num_steps)),
+        step_s=report.compute_s / report.num_steps,
+        meeting_s=max(0.0, report.exchange_s) / max(1, report.last_round - report.first_round + 1),
+        num_steps=report.num_steps,
+        stretches=[
+            (max(1, round(num / steps)), seconds / steps)
+            for num, steps, seconds in report.stretches
+            if steps > 0 and seconds > 0 and math.isfinite(seconds)
+        ],
+    )
 
 
 def log_final(run: Run) -> None:

@@ -22,6 +22,7 @@ FELT = 0.1  # of a round, at least, where meetings that take another time are a 
 MIN_STEPS = 24  # that are believed as well, in however few reports
 NOISE_REACHES = 0.99 * JUMP_LOG_RATIO
 LEARN = 0.2  # of how far reports scatter, with each look
+SAME_GRANT = 0.05  # of what a machine grants: less is no other grant
 LEAST_MEETING_S = 1e-3  # below, what is measured is not the road
 OPEN_ROAD_PER_S = 1e18  # bytes: what a meeting costs on it is not for its bytes
 LEAST_FACTOR = 0.05  # of a price, however short meetings are
@@ -30,6 +31,7 @@ SURE_OF_A_JUMP = 0.3  # of a measurement's usual noise: a changed road is believ
 
 def fold(run: Run) -> None:
     """Believe a little more of what members reported, and begin to listen anew."""
+    run.regranted = False
     leaping, other_s = _leaping(run), _other_road_s(run)
     paces = {
         name: pace
@@ -59,7 +61,30 @@ def fold(run: Run) -> None:
 
 def has_jumped(run: Run) -> bool:
     """Whether the last reports all say that a member, or the road, got much slower or faster."""
-    return bool(_leaping(run)) or _other_road_s(run) is not None
+    return run.regranted or bool(_leaping(run)) or _other_road_s(run) is not None
+
+
+def regrant(run: Run, name: str, cores: float | None) -> bool:
+    """Believe that a member computes as much slower as its machine grants it less; whether it does.
+
+    What it reports from then on corrects that: not all of a step is computing.
+    """
+    member = run.members.get(name)
+    if member is None or member.device is None or not cores or not 0 < cores < math.inf:
+        return False
+    before, member.cores = member.cores or cores, cores
+    if abs(cores / before - 1) < SAME_GRANT:
+        member.cores = before  # or a grant that fell bit by bit would never be noticed
+        return False
+    batch = max(1, run.plan.shares.get(name, 1)) if run.plan else 1
+    line = member.line or timed(member.device, batch)
+    member.line = leap(line, batch, line.at(batch) * before / cores)
+    member.device = as_believed(member.device, member.line)
+    run.paces.pop(name, None)
+    run.regranted = True
+    text = f"{name} is granted {cores:.3g} cores instead of {before:.3g}"
+    run.event("grant", member=name, before=before, cores=cores, text=text)
+    return True
 
 
 def _in_stages(run: Run) -> bool:

@@ -27,15 +27,16 @@ class Fault:
     One is killed, and started again later. One is stopped: it neither acts nor speaks until it
     continues. One is cut off: it computes, and what it tells and is told, and its meetings, come
     through later. One is stuck: it hears and beats, but whatever it computes does not end before it
-    gets on. One is slowed: all that it computes takes `factor` times as long. The link between two
-    is narrowed: what goes over it takes `factor` times as long; between one and all others, where
-    no peer is named. Or the coordinator is killed, and one that remembers takes its place.
+    gets on. One is slowed: all that it computes takes `factor` times as long; by its quota, where
+    its machine says that it grants so much less. The link between two is narrowed: what goes over
+    it takes `factor` times as long; between one and all others, where no peer is named. Or the
+    coordinator is killed, and one that remembers takes its place.
     """
 
     member: str  # of no account where the coordinator is killed
     at_s: float
     back_after_s: float | None = None
-    kind: Literal["kill", "stop", "cut", "stuck", "slow", "narrow", "coordinator"] = "kill"
+    kind: Literal["kill", "stop", "cut", "stuck", "slow", "quota", "narrow", "coordinator"] = "kill"
     factor: float = 1.0
     peer: str = ""
 
@@ -227,7 +228,7 @@ class VirtualTime(ABC):
         elif fault.kind == "coordinator":
             if self._host.die() and fault.back_after_s is not None:
                 self._after(fault.back_after_s, self._replace_coordinator)
-        elif fault.kind in ("slow", "narrow"):
+        elif fault.kind in ("slow", "quota", "narrow"):
             self._change(fault)
             if fault.back_after_s is not None:
                 undone = replace(fault, factor=1 / fault.factor)

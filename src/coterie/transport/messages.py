@@ -71,6 +71,7 @@ class Probed(Wire):
     fixed_bytes: int
     bytes_per_sample: float
     chain: tuple[tuple[str, float, int, float, float], ...] = ()  # a world's layers, if it is one
+    cores: float | None = None  # that were granted meanwhile: see Report
 
 
 class Linked(Wire):
@@ -120,6 +121,7 @@ class Report(Wire):
     norms: tuple[float, float, float, float, float] | None = None
     # (samples, steps, seconds) of the last stretches of computing, each on its own
     stretches: tuple[tuple[int, int, float], ...] = ()
+    cores: float | None = None  # of full clock that its machine grants me now, where that is known
     digest: int | None = None  # of what members agree on after the last round, where asked for
 
 

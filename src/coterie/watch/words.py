@@ -181,6 +181,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "noise": lambda e: text_of(e, "text"),
     "kept": lambda e: text_of(e, "text"),
     "doubt": lambda e: text_of(e, "text"),
+    "grant": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
     "stopped": lambda e: text_of(e, "reason") + (", resumable" if e.get("resumable") else ""),
 }
