@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from coterie import demo, doctor, errors, machine
 from coterie.agents import join
 from coterie.cli import app
-from coterie.cluster import Load
 from coterie.config import Job
 from coterie.engines import planning
 from coterie.errors import CoterieError, JobError, TrainingError
+from coterie.inventory import Load
 from coterie.watch import progress
 
 ROOT = Path(__file__).parents[1]

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from coterie.cluster import Cluster, Links, Machine, Road
+from coterie.cluster import Cluster
 from coterie.coordinator.decide import decide
 from coterie.coordinator.forecast import Forecast, Question, forecast, sentences
 from coterie.errors import JobError
+from coterie.inventory import Links, Machine, Road
 from coterie.sync.reading import parse
 from coterie.types import Layout
 from coterie.world import World

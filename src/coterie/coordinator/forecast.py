@@ -82,7 +82,7 @@ def forecast(cluster: Cluster, make_world: MakeWorld, question: Question) -> For
 
     `make_world` says what the job finds on a cluster. Raises JobError where it cannot run there.
 
-    >>> from coterie.cluster import Links, Machine, Road
+    >>> from coterie.inventory import Links, Machine, Road
     >>> pc = Machine(name="pc", count=2, overhead_ms=10, per_sample_ms=1)
     >>> cluster = Cluster(machines=[pc], links=Links(default=Road(mbit_per_s=1000)))
     >>> told = forecast(cluster, lambda c: c.world(64, 6_400, 10), Question(

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coterie.cluster import Cluster, Load
+from coterie.cluster import Cluster
 from coterie.config import Job, dump_job, parse_job
 from coterie.coordinator.forecast import Forecast, Question, forecast
 from coterie.coordinator.model import fit_device
 from coterie.engines.launch import free_folder
 from coterie.engines.processes import DONE, FAILED
 from coterie.errors import JobError
+from coterie.inventory import Load
 from coterie.machine import cores, memory_available_bytes
 from coterie.sync.reading import parse
 from coterie.transport.messages import HUB, Probe
