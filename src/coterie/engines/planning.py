@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from coterie.cluster import Cluster
 from coterie.config import Job, dump_job, parse_job
+from coterie.coordinator.allot import Wish, allot
+from coterie.coordinator.allotment import Allotment
 from coterie.coordinator.forecast import Forecast, Question, forecast
 from coterie.coordinator.model import fit_device
 from coterie.engines.launch import free_folder
 from coterie.engines.processes import DONE, FAILED
 from coterie.errors import JobError
-from coterie.inventory import Load
+from coterie.inventory import Claimant, Load
 from coterie.machine import cores, memory_available_bytes
 from coterie.sync.reading import parse
 from coterie.transport.messages import HUB, Probe
@@ -51,8 +53,28 @@ def plan(job: Job, cluster: Cluster, load: Load | None = None) -> Forecast:
 
     Nothing is built where the cluster file knows the job's parameters and samples.
     """
-    job = on_all(job, cluster)
-    known = cluster.task
+    wish = _wish(on_all(job, cluster), cluster, load)
+    return forecast(cluster, wish.world_of, wish.question)
+
+
+def plan_several(
+    jobs: Sequence[Job], cluster: Cluster, loads: Sequence[Load | None] = ()
+) -> Allotment:
+    """Which machines of the cluster each job would be given, what it would do there, what else."""
+    names = [job.name for job in jobs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise JobError(
+            f"expected jobs of different names, found {twice} twice; name each job once, or "
+            "rename one of them in its file"
+        )
+    _check_names(cluster)
+    paired = zip(jobs, loads or [None] * len(jobs), strict=True)
+    return allot(cluster, [_wish(job, cluster, load) for job, load in paired])
+
+
+def _wish(job: Job, cluster: Cluster, load: Load | None) -> Wish:
+    """What a job asks of clusters; nothing is built where its file knows enough of the job."""
+    known = cluster.about(job.name).task
     if known.parameters is not None and known.samples is not None:
         layout, num_train = Layout(("all",), ((int(known.parameters),),)), known.samples
     else:
@@ -60,10 +82,11 @@ def plan(job: Job, cluster: Cluster, load: Load | None = None) -> Forecast:
         layout, num_train = learner.layout, learner.task.num_train
     asked = None if job.strategy == "auto" else parse(job.strategy)
 
-    def make_world(other: Cluster) -> World:
-        return other.world(job.batch, num_train, layout.size, load)
+    def world_of(other: Cluster, on: Sequence[str] | None = None) -> World:
+        return other.about(job.name).world(job.batch, num_train, layout.size, load, on)
 
-    return forecast(cluster, make_world, Question(layout, job.until, asked))
+    claim = cluster.tasks.get(job.name, Claimant())
+    return Wish(job.name, claim.priority, Question(layout, job.until, asked), world_of)
 
 
 def measure(job: Job) -> Load:
@@ -94,7 +117,7 @@ def simulate(
     """Run the job on the cluster in virtual time, in a folder of its own; exit code and figures."""
     from coterie.engines.described import Described
 
-    job = on_all(job, cluster)
+    job, cluster = on_all(job, cluster), cluster.about(job.name)
     learner = built(job)
     _check_memory(cluster.num_machines, learner.layout.size)
     world = cluster.world(job.batch, learner.task.num_train, learner.layout.size)
@@ -160,12 +183,16 @@ def _in_turns() -> Iterator[None]:
 
 def on_all(job: Job, cluster: Cluster) -> Job:
     """The job with every machine of the cluster as its agent, and none of what is of here alone."""
-    if HUB in (machine.name for machine in cluster.machines):
-        raise JobError(f"expected machines not called {HUB}, as servers are, found one; rename it")
+    _check_names(cluster)
     data = job.model_dump(by_alias=True, mode="json")
     timeout_s = job.agents.join_timeout_s
     data["agents"] = {"local": cluster.num_machines, "join_timeout_s": timeout_s}
     return parse_job({**data, "baselines": [], "drill": None, "checkpoint_every_s": NEVER_S})
+
+
+def _check_names(cluster: Cluster) -> None:
+    if HUB in (machine.name for machine in cluster.machines):
+        raise JobError(f"expected machines not called {HUB}, as servers are, found one; rename it")
 
 
 def built(job: Job) -> Learner:
