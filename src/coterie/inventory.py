@@ -17,8 +17,10 @@ from coterie.world import DEFAULT_FAILURES_PER_S
 
 MOST_MACHINES = 10_000
 
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+MOST = 1e15  # of anything: what is reckoned from it stays finite
+
+Positive = Annotated[float, Field(strict=True, gt=0, le=MOST, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, le=MOST, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -41,7 +43,8 @@ class Road(Words):
     def faster(self, factor: float) -> Road:
         """The same road with so many times the bandwidth, and as much less latency."""
         return Road(
-            mbit_per_s=self.mbit_per_s * factor, latency_ms=round(self.latency_ms / factor, 9)
+            mbit_per_s=min(MOST, self.mbit_per_s * factor),
+            latency_ms=round(self.latency_ms / factor, 9),
         )
 
 

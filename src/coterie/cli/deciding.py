@@ -1,4 +1,4 @@
-"""Commands that decide without machines: plan, simulate."""
+"""Commands that decide without machines: plan, place, simulate."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ def plan(
             answer(told.as_dict(), list(forecast.sentences(told)))
 
 
+def place(
+    cluster: Annotated[Path, typer.Argument(metavar="CLUSTER.yaml", help="Who asks, who answers.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell which machines of a described cluster answer which part of the requests to it."""
+    with answering(as_json) as answer:
+        from coterie.cluster import load_cluster
+        from coterie.coordinator import place as placing
+
+        told = placing.place(load_cluster(cluster))
+        answer(told.as_dict(), list(placing.sentences(told)))
+
+
 def simulate(
     path: JobFile,
     cluster: ClusterFile,
@@ -85,4 +98,4 @@ def simulate(
         raise typer.Exit(code)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (plan, simulate)
+COMMANDS: tuple[Callable[..., None], ...] = (plan, place, simulate)
