@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,10 @@ from coterie.coordinator.allot import Wish, allot
 from coterie.coordinator.allotment import Allotment
 from coterie.coordinator.forecast import Forecast, Question, forecast
 from coterie.coordinator.model import fit_device
+from coterie.coordinator.run import Checkpoint
 from coterie.engines.launch import free_folder
 from coterie.engines.processes import DONE, FAILED
+from coterie.engines.writer import Writer
 from coterie.errors import JobError
 from coterie.inventory import Claimant, Load
 from coterie.machine import cores, memory_available_bytes
@@ -32,8 +34,7 @@ if TYPE_CHECKING:
 
 MEASURE_S = 0.6  # at each of two batch sizes
 BYTES_OF_AGENT = 32  # for each parameter: weights, gradient, optimizer, anchors, what travels
-NEVER_S = 1e9  # between two checkpoints of a simulated run
-
+NEVER_S = 1e9  # between two checkpoints of a simulated run: what they cost there is not known
 MOST_SHOWN = 24  # machines of which each is told of on the screen
 OF_EACH = ("agent", "link", "measured", "pause", "work", "pace")  # events of single machines
 
@@ -125,11 +126,12 @@ def simulate(
     many = cluster.num_machines > MOST_SHOWN
     with closing(_Record(job, runs, show, OF_EACH if many else ())) as record, _in_turns():
         record.note(0.0, {"kind": "run", **_told(job, record.folder, world)})
-        run = Described(job, learner.setup, (cluster, world), faults, record.note)
+        run = Described(job, learner.setup, (cluster, world), faults, record.hear)
         if mishaps.failures:
             run.let_fail(mishaps.failures)
         outcome = run.run(limit_s=float("inf"))
-        figures = {**outcome.summary, **_achieved(outcome.events), **record.books()}
+        saved = record.keep(outcome.seconds, outcome.checkpoints)
+        figures = {**outcome.summary, **_achieved(outcome.events), **record.books(), **saved}
         failure, reached = run.coordinator.run.failure, run.coordinator.run.reached()
         record.note(outcome.seconds, {"kind": "summary", **figures})
         ended = {"kind": "stopped", "reason": failure or reached, "ok": not failure}
@@ -146,10 +148,29 @@ class _Record:
         self._log = EventLog(self.folder / "events.jsonl", clock=lambda: self._now_s)
         (self.folder / "job.yaml").write_text(dump_job(job))
 
+    def hear(self, now_s: float, event: Mapping[str, Any]) -> None:
+        """What the run tells; its last checkpoint is told of when it is kept."""
+        if event["kind"] != "checkpoint":
+            self.note(now_s, event)
+
+    def keep(self, now_s: float, points: Sequence[Checkpoint]) -> dict[str, Any]:
+        """Write the last checkpoint, of many machines with the states of the first; where it is."""
+        if not points:
+            return {"checkpoint": None}
+        states = sorted(name for name in points[-1].files if name.startswith("state/"))
+        unkept = states[MOST_SHOWN:]  # who is not in it goes on with another's
+        files = {name: data for name, data in points[-1].files.items() if name not in unkept}
+        writer = Writer(self.folder, keep=1)
+        writer.add(replace(points[-1], files=files))
+        (done,) = writer.close()
+        if done.error:
+            self.note(now_s, {"kind": "warning", "text": done.error})
+            return {"checkpoint": None}
+        self.note(now_s, {"kind": "checkpoint", **done.event(), "seconds": 0.0})
+        return {"checkpoint": str(done.path)}
+
     def note(self, now_s: float, event: Mapping[str, Any]) -> None:
         """Write an event down, and show it."""
-        if event["kind"] == "checkpoint":
-            return  # of which nothing is kept
         self._now_s = now_s
         fields = {key: value for key, value in event.items() if key not in ("seq", "time_s")}
         told = self._log.write(**fields)
