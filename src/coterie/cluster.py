@@ -318,7 +318,8 @@ def _pace(machine: Machine, load: Load | None) -> tuple[float, float]:
     if load is None:
         raise JobError(
             f"expected a measured step that the speed of {machine.name} is relative to, found "
-            "none; add task.overhead_ms and task.per_sample_ms, or measure it here with --measure"
+            "none; add overhead_ms and per_sample_ms to what is known of the job, under task or "
+            "tasks, or measure it here with --measure"
         )
     return load.overhead_s / machine.speed, load.per_sample_s / machine.speed
 

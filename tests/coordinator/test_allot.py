@@ -16,7 +16,7 @@ from coterie.coordinator.allotment import sentences
 from coterie.coordinator.decide import best_together
 from coterie.coordinator.forecast import Question, outlook
 from coterie.errors import JobError
-from coterie.inventory import Links, Load, Machine, Road
+from coterie.inventory import Known, Links, Load, Machine, Road
 from coterie.sync.reading import parse
 from coterie.types import Layout
 from coterie.world import World
@@ -151,6 +151,9 @@ def test_times_of_one_job_are_no_times_of_several() -> None:
     timed = Machine(name="pc", overhead_ms=1, per_sample_ms=1)
     with pytest.raises(JobError, match=r"the speed of pc where several jobs .* per_sample_ms"):
         allot(Cluster(machines=[timed]), [wish("a"), wish("b")])
+    known = HOME.model_copy(update={"task": Known(samples=9)})
+    with pytest.raises(JobError, match="under tasks, by their names, found task, which is of one"):
+        allot(known, [wish("a"), wish("b")])
 
 
 def test_thirty_machines_are_shared_out_among_three() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from coterie.cluster import Cluster, NoRoom
 from coterie.coordinator.allotment import Allotment, Given, Rival, Shift
@@ -19,13 +20,18 @@ from coterie.coordinator.decide import best_together, decide
 from coterie.coordinator.forecast import Question, outlook
 from coterie.coordinator.islands import islands
 from coterie.errors import JobError
-from coterie.inventory import Load
+from coterie.inventory import Known, Load
 from coterie.world import World
 
 MOST_RIVALS = 8
 
-WorldOf = Callable[[Cluster, Members], World]
 Allowed = Callable[[str, Members], bool]
+
+
+class WorldOf(Protocol):
+    """What a job finds on a cluster, or on some of its machines."""
+
+    def __call__(self, cluster: Cluster, on: Sequence[str] | None = None, /) -> World: ...
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,12 @@ def _shifts(here: _Lot, best: Assignment, prices: _Prices) -> Iterator[Shift]:
 
 
 def _check(cluster: Cluster, wishes: Sequence[Wish]) -> None:
-    """Refuse what would not be told from priorities; those are looked at where they are used."""
+    """Refuse what is said of one job where there are several; `assign` looks at priorities."""
+    if len(wishes) > 1 and cluster.task != Known():
+        raise JobError(
+            "expected what is known of each of several jobs under tasks, by their names, found "
+            "task, which is of one; move it there"
+        )
     for kind in cluster.machines:
         if len(wishes) > 1 and kind.per_sample_ms is not None:
             raise JobError(

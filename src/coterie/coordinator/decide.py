@@ -69,7 +69,8 @@ def decide(
     if not chosen.option.goodput_per_s > 0:
         raise JobError(
             f"expected devices that get somewhere, found {chosen.option.round_s:.3g} s a round for "
-            f"the best of them, {', '.join(chosen.option.shares)}; measure them again"
+            f"the best of them, {', '.join(chosen.option.shares)}, and a chance of "
+            f"{chosen.option.survival:.2g} that none fails within it; measure them again"
         )
     lead = "As asked, " if candidates is not None and len(strategies) == 1 else ""
     return Decision(

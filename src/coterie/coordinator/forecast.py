@@ -188,10 +188,11 @@ def _gain_words(change: Change) -> str:
     """Goodput, and the time of the same progress: an epoch is not worth the same to every walk."""
     assert change.gain is not None
     assert change.goodput_per_s is not None
-    goodput, part = change.goodput_per_s, 1 / (1 + change.gain)
+    goodput, part = change.goodput_per_s, max(0.0, 1 + change.gain)
+    within = f"{1 / part:.2f} of the time" if part > 1e-3 else "over 1,000 times the time"
     return (
         f"goodput {goodput:,.{0 if goodput >= 100 else 2}f} samples/s "
-        f"({100 * change.gain:+.0f} %), the same progress in {part:.2f} of the time"
+        f"({100 * change.gain:+.0f} %), the same progress in {within}"
     )
 
 
