@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from coterie import demo, doctor, errors, machine
 from coterie.agents import join
 from coterie.cli import app
-from coterie.cluster import Load
 from coterie.config import Job
 from coterie.engines import planning
 from coterie.errors import CoterieError, JobError, TrainingError
+from coterie.inventory import Load
 from coterie.watch import progress
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,8 @@ def test_commands_and_their_options_are_frozen() -> None:
     assert shown == {
         "demo": ["--runs", "--json", "--plain"],
         "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
-        "plan": ["path", "--cluster", "--set", "--measure", "--json"],
+        "plan": ["paths", "--cluster", "--set", "--measure", "--json"],
+        "place": ["cluster", "--json"],
         "simulate": [
             *("path", "--cluster", "--set", "--kill", "--failures", "--runs", "--json"),
         ],
@@ -205,6 +206,34 @@ class TestCluster:
         told = last_json(coterie("plan", self.JOB, "--cluster", self.HOME, "--measure", "--json"))
         believed = {d["name"]: d for d in told["decision"]["world"]["devices"]}
         assert believed["laptop-1"]["overhead_s"] == 0.5
+
+    def test_plan_shares_machines_out_among_several_jobs(self) -> None:
+        shared = EXAMPLES / "04_two_jobs"
+        words = ("plan", self.JOB, shared / "narrow.yaml", "--cluster", shared / "cluster.yaml")
+        result = coterie(*words)
+        assert result.exit_code == 0
+        for said in (
+            "Machines: digits on ",
+            "Decision 2: narrow on what it is given.",
+            "One more ",
+        ):
+            assert said in result.stdout
+        told = last_json(coterie(*words, "--json"))
+        assert told.keys() == {"utility", "most", "tasks", "free", "rejected", "machines"}
+        assert told["tasks"]["digits"]["plan"]["decision"]["chosen"]["shares"].keys() == set(
+            told["tasks"]["digits"]["machines"]
+        )
+
+    def test_place_tells_where_requests_are_answered(self) -> None:
+        path = EXAMPLES / "05_requests" / "cluster.yaml"
+        result = coterie("place", path)
+        assert (result.exit_code, result.stdout.startswith("Asked: 16 requests")) == (0, True)
+        told = last_json(coterie("place", path, "--json"))
+        assert told["places"].keys() == {"camera", "edge", "cloud"}
+        assert told["no_load_s"] < told["expected_s"]
+        refused = coterie("place", self.HOME)
+        assert refused.exit_code == 2
+        assert "expected requests that the cluster is to answer, found none" in refused.stderr
 
     @pytest.mark.parametrize("command", ["plan", "simulate"])
     def test_a_cluster_that_cannot_be_is_refused(self, command: str, tmp_path: Path) -> None:
@@ -491,7 +520,7 @@ class TestAudit:
 class TestExamples:
     def test_are_short(self) -> None:
         files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
-        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml"}
+        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml", "narrow.yaml"}
         assert names <= {p.name for p in files}
         assert [p.name for p in files if p.read_text().count("\n") > 100] == []
 

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.cluster import Cluster, Machine, Road
+from coterie.cluster import Cluster
 from coterie.coordinator.candidates import candidates
 from coterie.coordinator.decide import decide
 from coterie.coordinator.model import predict, shares_for
 from coterie.coordinator.rivals import MOST_REFUSED, MOST_REJECTED
 from coterie.coordinator.shares import exact_shares, step_s
 from coterie.errors import JobError
+from coterie.inventory import Machine, Road
 from coterie.sync import recipes
 from coterie.sync.reading import parse
 from coterie.sync.teams import Islands

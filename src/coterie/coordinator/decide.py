@@ -6,7 +6,7 @@ The score is goodput: samples a second × progress kept by each × chance that a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,8 @@ def decide(
     if not chosen.option.goodput_per_s > 0:
         raise JobError(
             f"expected devices that get somewhere, found {chosen.option.round_s:.3g} s a round for "
-            f"the best of them, {', '.join(chosen.option.shares)}; measure them again"
+            f"the best of them, {', '.join(chosen.option.shares)}, and a chance of "
+            f"{chosen.option.survival:.2g} that none fails within it; measure them again"
         )
     return Decision(
         number=number,
@@ -80,6 +81,27 @@ def decide(
         rejected=rejected(weighed, able, chosen),
         reasons=tuple(reasons(world, able, chosen, "As asked, " * is_asked)),
     )
+
+
+def best_together(
+    world: World, layout: Layout, candidates: Sequence[Strategy] | None = None
+) -> Option | None:
+    """The best of what all devices of a world do together; None where not all have a part in it.
+
+    Raises JobError as `decide` does, where devices cannot hold the batch or are not linked.
+
+    >>> from coterie.world import Device
+    >>> alone = World((Device("laptop", 0.25, 0.25, 64),), (), 3, 300)
+    >>> option = best_together(alone, Layout(("w",), ((10,),)))
+    >>> option.shares if option else "nobody"
+    {'laptop': 3}
+    """
+    _check(world)
+    strategies = worth_pricing(world) if candidates is None else candidates
+    sentences = [sentence_of(strategy, layout) for strategy in strategies]
+    able = [each for each in _weigh_all(world, sentences, {}) if not each.option.refused]
+    whole = [each for each in able if each.num_members == len(world.devices)]
+    return best(whole).option if whole else None
 
 
 def _check(world: World) -> None:
@@ -110,16 +132,20 @@ def _weigh(
 ) -> list[Weighed]:
     """Every sentence on every set of members worth a look."""
     sentences = [sentence_of(strategy, layout) for strategy in strategies]
-    weighed = []
-    for members in member_sets(world):
-        here = world.only(members)
-        cohorts: dict[tuple[bool, bool], Cohort] = {}
-        for each in sentences:
-            if each.sharing not in cohorts:
-                shares = shares_for(each.strategy, here)
-                cohorts[each.sharing] = cohort_of(here, shares, each.paced)
-            weighed.append(_weigh_one(each, cohorts[each.sharing], spare_bytes))
-    return weighed
+    worlds = (world.only(members) for members in member_sets(world))
+    return [each for here in worlds for each in _weigh_all(here, sentences, spare_bytes)]
+
+
+def _weigh_all(
+    here: World, sentences: Sequence[Sentence], spare_bytes: Mapping[str, int]
+) -> Iterator[Weighed]:
+    """Every sentence, with the batch shared among all devices of a world."""
+    cohorts: dict[tuple[bool, bool], Cohort] = {}
+    for each in sentences:
+        if each.sharing not in cohorts:
+            shares = shares_for(each.strategy, here)
+            cohorts[each.sharing] = cohort_of(here, shares, each.paced)
+        yield _weigh_one(each, cohorts[each.sharing], spare_bytes)
 
 
 def _weigh_one(sentence: Sentence, cohort: Cohort, spare_bytes: Mapping[str, int]) -> Weighed:

@@ -97,7 +97,7 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
         same = _all_together(decision, layout, under_way)
     except JobError:  # who came since is on none of the islands that are under way
         return decision
-    gain = best.goodput_per_s / same.goodput_per_s - 1
+    gain = best.goodput_per_s / same.goodput_per_s - 1 if same.goodput_per_s else math.inf
     if gain >= KEEP_GAIN or same == best or len(same.shares) < parse(same.strategy).least:
         return decision
     return _rather(decision, same)
