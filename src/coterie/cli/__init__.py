@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from coterie import __version__
-from coterie.cli import deciding, learning, looking
+from coterie.cli import deciding, learning, looking, writing
 
 # Tracebacks stay Python's own: they show faults of ours, and no values of the user's.
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
@@ -39,6 +39,7 @@ def coterie(
     """Train PyTorch models on unequal machines that come and go, and be told why."""
 
 
-for command in (*learning.COMMANDS, *looking.COMMANDS, *deciding.COMMANDS):
+ROOMS = (writing, learning, looking, deciding)
+for command in (command for room in ROOMS for command in room.COMMANDS):
     app.command()(command)
 app.command(hidden=True)(learning.stand_by)

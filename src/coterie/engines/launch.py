@@ -33,6 +33,7 @@ from coterie.machine import gpus
 from coterie.sync.reading import parse
 from coterie.watch.events import follow, read
 from coterie.watch.patience import WARNING
+from coterie.watch.said import COORDINATOR, note
 
 if TYPE_CHECKING:
     from coterie.agents.learner import Setup
@@ -199,8 +200,9 @@ class _Host:
         return popen
 
     def _listen(self, stderr: IO[bytes]) -> None:
-        """Pass on warnings as they are said; the rest is told at the end."""
+        """Keep what is said, and pass on warnings at once; the rest is told at the end."""
         for line in stderr:
+            note(self._run, COORDINATOR, line)
             text = line.decode(errors="replace")
             if text.startswith(WARNING):
                 print(text, end="", file=sys.stderr, flush=True)

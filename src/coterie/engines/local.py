@@ -41,6 +41,7 @@ from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
 from coterie.watch.events import audit, read
 from coterie.watch.patience import PatientLog
+from coterie.watch.said import trim
 from coterie.watch.words import Event
 
 TICK_S = 0.1
@@ -209,9 +210,10 @@ class Host:
             self._agents.kill(drill.kill)
 
     def _beat(self) -> None:
-        """Agents that hear nothing for long take the coordinator for dead."""
+        """Agents that hear nothing for long take the coordinator for dead; their logs are cut."""
         if time.monotonic() >= self._beat_at_s:
             self._beat_at_s = time.monotonic() + BEAT_S
+            trim(self._run)
             for identity in self._identities.values():
                 self._server.send(identity, Beat())
 
