@@ -111,6 +111,8 @@ def test_commands_and_their_options_are_frozen() -> None:
         if not command.hidden
     }
     assert shown == {
+        "init": ["path", "--task", "--set", "--schema", "--json"],
+        "schema": ["file", "--json"],
         "demo": ["--runs", "--json", "--plain"],
         "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
         "plan": ["path", "--cluster", "--set", "--measure", "--json"],
@@ -121,6 +123,8 @@ def test_commands_and_their_options_are_frozen() -> None:
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
         "audit": ["run", "--runs", "--json"],
+        "top": ["run", "--once", "--runs", "--json"],
+        "logs": ["run", "--agent", "--follow", "--runs", "--json"],
     }
 
 
@@ -486,6 +490,74 @@ class TestAudit:
         assert result.exit_code == 2
         assert "audit the log as Coterie wrote it" in result.stderr
         assert coterie("audit", "second", "--runs", runs).exit_code == 2
+
+
+class TestInit:
+    def test_writes_a_job_that_train_reads(self, launch: FakeLaunch, tmp_path: Path) -> None:
+        path = tmp_path / "first.yaml"
+        told = coterie("init", path, "--task", "nets", "--set", "batch=7", "--schema", "s.json")
+        assert (told.exit_code, told.stdout.count("\n")) == (0, 1)
+        assert coterie("train", path).exit_code == 0
+        assert launch.job is not None
+        assert (launch.job.name, launch.job.batch) == ("first", 7)
+        assert launch.job.task.train.call == "nets:train_set"
+
+    def test_never_overwrites(self, path: Path) -> None:
+        result = coterie("init", path, "--json")
+        assert (result.exit_code, path.read_text()) == (2, JOB)
+        assert "found one there" in last_json(result)["error"]
+
+
+class TestSchema:
+    @pytest.mark.parametrize(("words", "key"), [([], "batch"), (["cluster"], "machines")])
+    def test_prints_json_on_many_lines_or_on_one(self, words: list[str], key: str) -> None:
+        told, short = coterie("schema", *words), coterie("schema", *words, "--json")
+        assert key in json.loads(told.stdout)["properties"]
+        assert json.loads(told.stdout) == last_json(short)
+        assert short.stdout.count("\n") == 1
+
+
+class TestTop:
+    def test_shows_the_newest_run_once_where_it_cannot_draw(self, runs: Path) -> None:
+        write_run(runs / "first", {"kind": "run", "name": "first"}, DECISION)
+        told = coterie("top", "--runs", runs)
+        assert (told.exit_code, "first" in told.stdout) == (0, True)
+        assert told.stdout == coterie("top", runs / "first", "--once").stdout
+        assert last_json(coterie("top", "first", "--runs", runs, "--json"))["name"] == "first"
+
+    def test_refuses_where_there_is_no_run(self, runs: Path) -> None:
+        result = coterie("top", "--runs", runs)
+        assert (result.exit_code, "found none; name its folder" in result.stderr) == (2, True)
+
+
+class TestLogs:
+    def test_tells_and_follows_what_happened_and_what_was_said(self, runs: Path) -> None:
+        write_run(runs / "first", WARNING, {"kind": "stopped", "reason": "steps reached"})
+        (runs / "first" / "pi.log").write_text("it rains\n")
+        told = coterie("logs", "first", "--runs", runs)
+        assert told.stdout.splitlines() == [
+            "    0.0 s  warning     a full disk",
+            "    0.0 s  stopped     steps reached",
+            "pi: it rains",
+        ]
+        assert coterie("logs", "first", "--runs", runs, "--follow").stdout == told.stdout
+        said = last_json(coterie("logs", "first", "--runs", runs, "--agent", "pi", "--json"))
+        assert (said["events"], said["said"]) == ([], [{"who": "pi", "text": "it rains"}])
+
+    def test_refuses_what_cannot_be(self, runs: Path) -> None:
+        write_run(runs / "first", WARNING)
+        for words in (["--agent", "bob"], ["--follow", "--json"]):
+            assert coterie("logs", "first", "--runs", runs, *words).exit_code == 2
+
+
+class TestCompletion:
+    def test_offers_runs_by_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("first", "first-2", "second"):
+            write_run(tmp_path / "runs" / name)
+        monkeypatch.chdir(tmp_path)
+        asked = {"_COTERIE_COMPLETE": "complete_bash", "COMP_WORDS": "coterie explain fi"}
+        told = CliRunner().invoke(app, [], prog_name="coterie", env={**asked, "COMP_CWORD": "2"})
+        assert sorted(told.stdout.split()) == ["first", "first-2"]
 
 
 class TestExamples:

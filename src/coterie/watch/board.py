@@ -54,7 +54,7 @@ class Work:
             name: KEPT * getattr(self, name) + (number_of(event, name) or 0.0)
             for name in ("num_samples", "compute_s", "exchange_s")
         }
-        return replace(self, **done)  # type: ignore[arg-type]
+        return replace(self, **done)
 
     @property
     def per_s(self) -> float | None:
