@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from coterie.cluster import Load
 from coterie.config import Job
 from coterie.engines import planning
 from coterie.errors import CoterieError, JobError, TrainingError
+from coterie.transport.secure import Keys
 from coterie.watch import progress
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +121,10 @@ def test_commands_and_their_options_are_frozen() -> None:
         "simulate": [
             *("path", "--cluster", "--set", "--kill", "--failures", "--runs", "--json"),
         ],
-        "join": ["endpoint", "--key", "--name", "--root", "--threads"],
+        "join": ["endpoint", "--key", "--name", "--root", "--threads", "--accept-code"],
+        "up": [
+            *("path", "--set", "--wait", "--listen", "--ship", "--runs", "--json", "--plain"),
+        ],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
         "audit": ["run", "--runs", "--json"],
@@ -395,6 +400,61 @@ class TestJoin:
         assert result.exit_code == 2
         assert result.stderr.startswith("coterie: expected a fraction of the time")
         assert calls == []
+
+
+class TestKey:
+    @pytest.fixture
+    def place(self, monkeypatch: pytest.MonkeyPatch) -> list[join.Place]:
+        places: list[join.Place] = []
+        monkeypatch.setattr(join, "main", lambda name, place, *_: places.append(place) or 0)
+        return places
+
+    def test_is_a_file_or_its_text_or_is_asked_for(self, place: list[join.Place]) -> None:
+        key = Keys.make().join
+        coterie("join", "h:1", "--key", key.text(), "--accept-code")
+        CliRunner().invoke(app, ["join", "h:1", "--key", "-"], input=f"{key.text()}\n")
+        coterie("join", "h:1", "--key", "join.key")
+        assert [each.key for each in place] == [key, key, Path("join.key")]
+        assert [each.accepts_code for each in place] == [True, False, False]
+
+    def test_that_is_none_is_refused_and_not_repeated(self, place: list[join.Place]) -> None:
+        result = coterie("join", "h:1", "--key", "coterie:secret")
+        assert (result.exit_code, place) == (2, [])
+        assert "secret" not in result.output
+
+
+class TestUp:
+    def test_prints_the_line_by_which_others_join(
+        self, launch: FakeLaunch, path: Path, tmp_path: Path
+    ) -> None:
+        key = Keys.make().join
+        key.write(tmp_path / "join.key")
+        run = {"kind": "run", "time_s": 1.0, "endpoint": "192.0.2.7:7000", "folder": str(tmp_path)}
+        launch.events = [run]
+        told = coterie("up", path, "--wait", "2", "--listen", "192.0.2.7:7000", "--ship")
+        assert told.exit_code == 0
+        line = next(line for line in told.stdout.splitlines() if "coterie join" in line)
+        words = shlex.split(line)
+        assert words[:4] == ["coterie", "join", "192.0.2.7:7000", "--key"]
+        assert (words[4], words[5:]) == (key.text(), ["--accept-code"])
+        assert launch.job is not None
+        agents = launch.job.agents
+        assert (agents.remote, agents.ship, agents.join_timeout_s) == (2, True, 86_400)
+        assert (launch.job.listen, launch.job.batch) == ("192.0.2.7:7000", 64)
+        counted = coterie("up", path, "--json")
+        assert "coterie join" in counted.stderr
+        assert counted.stdout.count("\n") == 1
+
+    def test_what_the_job_says_of_others_holds(self, launch: FakeLaunch, path: Path) -> None:
+        wishes = ("agents.remote=3", "agents.join_timeout_s=5", "listen=198.51.100.1:0")
+        coterie("up", path, *(word for wish in wishes for word in ("--set", wish)))
+        assert launch.job is not None
+        assert (launch.job.agents.remote, launch.job.agents.join_timeout_s) == (3, 5)
+        assert (launch.job.listen, launch.job.agents.ship) == ("198.51.100.1:0", False)
+
+    def test_refuses_an_address_that_is_none(self, launch: FakeLaunch, path: Path) -> None:
+        assert "listen" in coterie("up", path, "--listen", "nowhere").stderr
+        assert launch.job is None
 
 
 class TestDoctor:

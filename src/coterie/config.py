@@ -172,6 +172,8 @@ class Agents(_Words):
     """How many will come by `coterie join` from elsewhere before the run begins."""
     spares: Whole = 0
     """Processes of this machine that have built the task, and take over from agents that die."""
+    ship: Annotated[bool, Field(strict=True)] = False
+    """Whether agents that ask for the job's code get it."""
     join_timeout_s: Positive = 60.0
     """Seconds that agents have to come, until the run is given up."""
 

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
 
 from coterie import __version__
-from coterie.cli import deciding, learning, looking, writing
+from coterie.cli import deciding, gathering, learning, looking, writing
 
 # Tracebacks stay Python's own: they show faults of ours, and no values of the user's.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -20,6 +22,9 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):  # a pipe of Windows may not know all our letters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="coterie")
 
 
@@ -39,7 +44,7 @@ def coterie(
     """Train PyTorch models on unequal machines that come and go, and be told why."""
 
 
-ROOMS = (writing, learning, looking, deciding)
+ROOMS = (writing, learning, gathering, looking, deciding)
 for command in (command for room in ROOMS for command in room.COMMANDS):
     app.command()(command)
 app.command(hidden=True)(learning.stand_by)

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, replace
 from typing import Any
 
+from coterie.code import digests
 from coterie.coordinator.compensate import listen
 from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
@@ -77,9 +78,11 @@ def _hello(run: Run, hello: say.Hello) -> None:
     run.members[hello.name] = Member(hello, Pulse(run.now_s))
     run.event("agent", member=hello.name, state=state, cores=hello.cores, pid=hello.pid)
     files = dict(run.resume.files) if run.resume and not run.plan else {}
+    job = run.job.model_dump(by_alias=True, mode="json")
+    source = run.source if run.job.agents.ship else {}
     run.tell(
         hello.name,
-        say.Welcome(job=run.job.model_dump(by_alias=True, mode="json"), num_files=len(files)),
+        say.Welcome(job=job, num_files=len(files), code=digests(run.source), source=source),
     )
     for file, data in files.items():
         for piece in pieces(-1, file, data):

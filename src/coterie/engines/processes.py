@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -65,8 +64,8 @@ class Adopted:
     def kill(self) -> None:
         """Kill -9."""
         if is_alive(self.pid):
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(self.pid).kill()
 
     def wait(self) -> None:
         """Until it is gone."""
@@ -174,8 +173,8 @@ class LocalAgents:
             words = ["stand-by", str(self.run / "job.yaml"), self.endpoint]
             spare = self._begin("spare", words, subprocess.PIPE)
             if may_hurry():
-                with suppress(OSError):
-                    os.setpriority(os.PRIO_PROCESS, spare.pid, LAST)
+                with suppress(psutil.Error):
+                    psutil.Process(spare.pid).nice(LAST)
             self.spares.append(spare)
 
     def settle(self, name: str) -> None:
@@ -212,9 +211,8 @@ class LocalAgents:
                 spare.stdin.close()
             except OSError:  # it is gone itself
                 continue
-            with suppress(OSError):  # from here on it has the name, as fast as it may be
-                own = os.getpriority(os.PRIO_PROCESS, 0)
-                os.setpriority(os.PRIO_PROCESS, spare.pid, own)
+            with suppress(psutil.Error):  # from here on it has the name, as fast as it may be
+                psutil.Process(spare.pid).nice(psutil.Process().nice())
             return spare
         return None
 
