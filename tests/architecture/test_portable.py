@@ -26,7 +26,7 @@ for name in "fcntl grp pty pwd resource termios tty".split():
     sys.modules[name] = None
 LACKING = {
     os: "PRIO_PROCESS chown fchmod fork forkpty getegid geteuid getgid getpgid getpriority getuid "
-    "killpg nice register_at_fork sched_getaffinity sched_setaffinity setpriority setsid statvfs "
+    "killpg nice register_at_fork sched_getaffinity sched_setaffinity setpriority setsid "
     "uname wait3 wait4",
     signal: "SIGALRM SIGCHLD SIGCONT SIGHUP SIGKILL SIGSTOP SIGUSR1 SIGUSR2 pthread_sigmask "
     "setitimer sigwait",

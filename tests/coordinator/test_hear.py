@@ -64,6 +64,17 @@ def test_one_that_leaves_says_why(play):
     assert p.of("agent", member="a", state="lost")[0]["reason"] == "found other code"
 
 
+def test_one_that_shuffles_otherwise_is_named_before_it_learns_anothers_samples(play):
+    p = play(2)
+    p.enter("a")
+    p.hello("b")
+    p.say("b", p.ready().model_copy(update={"shuffled": 1}))
+    assert p.run.failure == (
+        "expected samples shuffled alike on every agent, found another order on b; "
+        "install the same numpy there"
+    )
+
+
 META = {"round": 7, "num_steps": 7, "num_epochs": 0, "num_train": 640, "free": {"0": [[224, 640]]}}
 
 

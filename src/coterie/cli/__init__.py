@@ -22,9 +22,10 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 def main() -> None:
     """The console script."""
-    for stream in (sys.stdout, sys.stderr):  # a pipe of Windows may not know all our letters
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            # A pipe of Windows may lack some letters; what an agent says is read while it lives.
+            stream.reconfigure(errors="replace", line_buffering=True)
     app(prog_name="coterie")
 
 

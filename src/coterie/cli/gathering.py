@@ -78,7 +78,7 @@ def up(
 def _reachable(listen: str) -> str:
     """Where others reach this machine, if the job names no such address itself."""
     host, _, port = listen.rpartition(":")
-    if host not in ("127.0.0.1", "localhost"):
+    if host not in ("127.0.0.1", "localhost", "0.0.0.0"):
         return listen
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -71,8 +71,7 @@ class Host:
         self.coordinator = Coordinator(self.job, num_agents, goes_on, past)
         found = code.texts(self.job)
         self.coordinator.run.source = code.shipped(found) if self.job.agents.ship else found
-        host = self._server.endpoint.rpartition(":")[0]
-        self._hub = Server(run, self._server.endpoint, f"{host}:0", beside)
+        self._hub = Server(run, self._server.endpoint, self._beside_it(), beside)
         self._asked_at_s: dict[bytes, float] = {}  # by identity: when it was asked who it is
         self._identities: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
@@ -82,6 +81,11 @@ class Host:
         self._beat_at_s = 0.0
         self._resume = resume
         self.passed_over = ""  # what is wrong with a checkpoint that is newer
+
+    def _beside_it(self) -> str:
+        """Where the star road's server listens: one port on where a job names its own."""
+        host, _, port = self._server.endpoint.rpartition(":")
+        return f"{host}:{0 if self.job.listen.endswith(':0') else int(port) + 1}"
 
     def serve(self) -> int:
         """Run to the end; the exit code."""

@@ -47,6 +47,7 @@ class Ready(Wire):
     shapes: tuple[tuple[int, ...], ...]
     num_train: int
     needs_closure: bool
+    shuffled: int = 0  # tells orders of samples apart
 
 
 class Refused(Wire):
