@@ -123,7 +123,7 @@ def test_commands_and_their_options_are_frozen() -> None:
         ],
         "join": ["endpoint", "--key", "--name", "--root", "--threads", "--accept-code"],
         "up": [
-            *("path", "--set", "--wait", "--listen", "--ship", "--runs", "--json", "--plain"),
+            *("path", "--set", "--wait", "--listen", "--ship", "--runs", "--json"),
         ],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
@@ -388,7 +388,7 @@ class TestJoin:
 
     def test_is_tied_to_the_command_before_anything_else(self, calls: list[Any]) -> None:
         where = ("--key", "k", "--name", "pi", "--root", "code", "--threads", "2")
-        coterie("join", "h:1", *where, "--duty", "0.25", "--beside", "7")
+        coterie("join", "h:1", *where, "--beside", "7@0.25")
         assert calls == ["tied", ("pi", "h:1", Path("k"), Path("code"), 7, 2, 3.0)]
 
     def test_a_spare_builds_its_job_and_waits_for_a_name(self, calls: list[Any]) -> None:
@@ -396,7 +396,7 @@ class TestJoin:
         assert calls == ["tied", (Path("job.yaml"), Path("code"))]
 
     def test_refuses_a_duty_that_cannot_be(self, calls: list[Any]) -> None:
-        result = coterie("join", "h:1", "--key", "k", "--duty", "0")
+        result = coterie("join", "h:1", "--key", "k", "--beside", "0@0")
         assert result.exit_code == 2
         assert result.stderr.startswith("coterie: expected a fraction of the time")
         assert calls == []

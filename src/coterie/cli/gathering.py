@@ -7,14 +7,13 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coterie.cli.answers import (
     RUNS,
     AsJson,
-    AsLines,
     Overrides,
     RunsFolder,
     answering,
@@ -23,6 +22,9 @@ from coterie.cli.answers import (
     showing,
 )
 from coterie.errors import CoterieError
+
+if TYPE_CHECKING:
+    from coterie.config import Job
 
 NOBODY = ("192.0.2.1", 9)  # an address that no machine has (RFC 5737)
 A_DAY_S = 86_400.0  # for others to come, where the job says no other time
@@ -44,25 +46,16 @@ def up(
     ] = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
-    as_lines: AsLines = False,
 ) -> None:
     """Begin a run that other machines join, now or later, by the line that it prints."""
     with answering(as_json) as answer:
-        from coterie.config import load_job, parse_job
+        from coterie.config import load_job
         from coterie.engines.launch import launch
 
-        given = load_job(path, overrides or ())
-        from_afar = {"listen": listen or _reachable(given.listen)}
-        agents: dict[str, Any] = {
-            "remote": max(wait, given.agents.remote),
-            "ship": ship or given.agents.ship,
-        }
-        if "join_timeout_s" not in given.agents.model_fields_set:
-            agents["join_timeout_s"] = A_DAY_S
-        told = given.model_dump(by_alias=True)
-        job = parse_job({**told, **from_afar, "agents": {**told["agents"], **agents}}, str(path))
-        with showing(screen(as_json, as_lines)) as show:
-            out = sys.stderr if as_json else sys.stdout
+        agents = {"remote": wait, "ship": ship}
+        job = _for_others(load_job(path, overrides or ()), agents, listen, str(path))
+        out = sys.stderr if as_json else sys.stdout
+        with showing(screen(as_json, as_lines=False)) as show:
 
             def begin(event: Mapping[str, Any]) -> None:
                 if event["kind"] == "run":
@@ -73,6 +66,18 @@ def up(
         answer(result.summary, ())  # in words the screen has told it
         complain(result.summary)
         raise typer.Exit(result.exit_code)
+
+
+def _for_others(job: Job, wishes: Mapping[str, int], listen: str, source: str) -> Job:
+    """The job with agents from elsewhere, on an address that they reach."""
+    from coterie.config import parse_job
+
+    told = job.model_dump(by_alias=True)
+    agents = {**told["agents"], **{key: max(told["agents"][key], wishes[key]) for key in wishes}}
+    if "join_timeout_s" not in job.agents.model_fields_set:
+        agents["join_timeout_s"] = A_DAY_S
+    heard_at = listen or _reachable(job.listen)
+    return parse_job({**told, "listen": heard_at, "agents": agents}, source)
 
 
 def _reachable(listen: str) -> str:

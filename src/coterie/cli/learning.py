@@ -88,18 +88,18 @@ def join(
             "--accept-code", help="Run the code that the run ships, which can do anything."
         ),
     ] = False,
-    duty: Annotated[float, typer.Option(hidden=True)] = 1.0,
-    beside: Annotated[int, typer.Option(metavar="PID", hidden=True)] = 0,
+    beside: Annotated[str, typer.Option(metavar="PID@DUTY", hidden=True)] = "0@1",
 ) -> None:
     """Take part in a run that is under way on another machine."""
     with answering(as_json=False):
-        watch = _watched(beside)
+        pid, _, duty = beside.partition("@")
+        watch = _watched(int(pid))
         from coterie.agents import join as agent
         from coterie.engines.throttle import DutyCycle
 
         place = agent.Place(endpoint, _key(key), root, watch, accept_code)
         called = name or socket.gethostname()
-        raise typer.Exit(agent.main(called, place, threads, DutyCycle(duty).rest_s))
+        raise typer.Exit(agent.main(called, place, threads, DutyCycle(float(duty)).rest_s))
 
 
 def stand_by(

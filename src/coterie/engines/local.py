@@ -71,7 +71,8 @@ class Host:
         self.coordinator = Coordinator(self.job, num_agents, goes_on, past)
         found = code.texts(self.job)
         self.coordinator.run.source = code.shipped(found) if self.job.agents.ship else found
-        self._hub = Server(run, self._server.endpoint, self._beside_it(), beside)
+        listen = _next_to(self._server.endpoint, self.job.listen)
+        self._hub = Server(run, self._server.endpoint, listen, beside)
         self._asked_at_s: dict[bytes, float] = {}  # by identity: when it was asked who it is
         self._identities: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
@@ -81,11 +82,6 @@ class Host:
         self._beat_at_s = 0.0
         self._resume = resume
         self.passed_over = ""  # what is wrong with a checkpoint that is newer
-
-    def _beside_it(self) -> str:
-        """Where the star road's server listens: one port on where a job names its own."""
-        host, _, port = self._server.endpoint.rpartition(":")
-        return f"{host}:{0 if self.job.listen.endswith(':0') else int(port) + 1}"
 
     def serve(self) -> int:
         """Run to the end; the exit code."""
@@ -352,6 +348,16 @@ def _keys(run: Path, anew: bool) -> Keys:
     keys.join.write(join)
     keys.write(own)
     return keys
+
+
+def _next_to(endpoint: str, asked: str) -> str:
+    """Where the star road's server listens: at the next port, where a job names its own.
+
+    >>> _next_to("192.0.2.7:7000", asked="192.0.2.7:7000"), _next_to("h:4123", asked="h:0")
+    ('192.0.2.7:7001', 'h:0')
+    """
+    host, _, port = endpoint.rpartition(":")
+    return f"{host}:{0 if asked.endswith(':0') else (int(port) + 1) % (1 << 16)}"
 
 
 def _endpoint(past: Sequence[Event]) -> str:

@@ -155,12 +155,13 @@ class LocalAgents:
         return 1 if throttled else max(1, int(cores()) // int(self.job.agents.local))
 
     def _spawn(self, name: str, throttle: Throttle | None) -> subprocess.Popen[bytes]:
-        words = ["join", self.endpoint, "--name", name, "--duty", str(_duty(throttle).fraction)]
+        beside = f"{self.beside}@{_duty(throttle).fraction}"
+        words = ["join", self.endpoint, "--name", name, "--beside", beside]
         return self._begin(name, words, subprocess.DEVNULL)
 
     def _begin(self, log_name: str, words: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "coterie.cli", *words]
-        command += ["--key", str(self.run / "join.key"), "--beside", str(self.beside)]
+        command += ["--key", str(self.run / "join.key")]
         command += ["--root", self.job.root, "--threads", str(self._num_threads())]
         with (self.run / f"{log_name}.log").open("ab") as log:
             env = {**os.environ, **QUICK_NAMES}
@@ -171,6 +172,7 @@ class LocalAgents:
         self.spares = [spare for spare in self.spares if spare.poll() is None]
         for _ in range(self.job.agents.spares - len(self.spares)):
             words = ["stand-by", str(self.run / "job.yaml"), self.endpoint]
+            words += ["--beside", str(self.beside)]
             spare = self._begin("spare", words, subprocess.PIPE)
             if may_hurry():
                 with suppress(psutil.Error):
