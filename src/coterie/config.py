@@ -1,19 +1,22 @@
 """The job file: what to learn, on whom, until when; checked whole before anything starts.
 
 Bottom layer: names of the user's code stay text here (`Ref`), and only the room that needs the
-code imports it. Nothing here loads torch.
+code imports it. Nothing here loads torch. The text under a field is what `coterie init` and
+editors say of it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, JsonValue
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from coterie.errors import JobError
 from coterie.refusals import checked, shown
@@ -29,8 +32,25 @@ _CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
+def _or(shorter: JsonSchemaValue) -> Callable[..., JsonSchemaValue]:
+    """For editors: how a mapping may be said shorter, as its `mode="before"` takes it."""
+
+    def written(
+        cls: type[BaseModel], core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        whole = handler(core)
+        about: JsonSchemaValue = {
+            key: whole.pop(key) for key in ("title", "description") if key in whole
+        }
+        return {**about, "anyOf": [shorter, whole]}
+
+    return written
+
+
 class _Words(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
 
 class Ref(_Words):
@@ -45,8 +65,14 @@ class Ref(_Words):
     """
 
     call: str
+    """module:function"""
     kwargs: dict[str, JsonValue] = Field(
         default_factory=dict, validation_alias="with", serialization_alias="with"
+    )
+    """The keyword arguments of the call."""
+
+    __get_pydantic_json_schema__ = classmethod(
+        _or({"type": "string", "pattern": f"^{_CALL.pattern}$"})
     )
 
     @check_whole(mode="before")
@@ -77,6 +103,7 @@ class Scheduler(Ref):
     """
 
     every: Literal["epoch", "step"] = "epoch"
+    """How often it steps: epoch or step."""
 
 
 class TaskSpec(_Words):
@@ -87,12 +114,20 @@ class TaskSpec(_Words):
     """
 
     model: Ref
+    """() -> torch.nn.Module, or a Module class."""
     train: Ref
+    """() -> map-style Dataset to learn from."""
     test: Ref
+    """() -> map-style Dataset that is held out, to score on."""
     loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
+    """(predictions, targets) -> mean over the batch."""
     metrics: dict[str, Ref] = Field(default_factory=dict)
+    """(predictions, targets) -> float, higher is better, each under its name, as in
+    {accuracy: "my_task:accuracy"}."""
     collate: Ref | None = None
+    """A list of samples -> a batch, where torch's own does not do."""
     predict: Ref | None = None
+    """(model, batch) -> (predictions, targets), where a batch is no pair of them."""
 
     @check("metrics")
     @classmethod
@@ -111,8 +146,11 @@ class Drill(_Words):
     """
 
     kill: str
+    """The agent of this machine that is killed."""
     at: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.35
+    """At which part of the run."""
     restart_after_s: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
+    """Seconds until it is started again."""
 
 
 class Agents(_Words):
@@ -127,10 +165,21 @@ class Agents(_Words):
     """
 
     local: Whole | Literal["auto"] = "auto"
+    """How many are started on this machine; auto is one per GPU, else one."""
     speeds: list[Positive] | None = None
+    """Relative speeds that local agents are slowed down to, such as [4, 2, 1]."""
     remote: Whole = 0
-    spares: Whole = 0  # processes here that have built the task, and wait to take over
+    """How many will come by `coterie join` from elsewhere before the run begins."""
+    spares: Whole = 0
+    """Processes of this machine that have built the task, and take over from agents that die."""
+    ship: Annotated[bool, Field(strict=True)] = False
+    """Whether agents that ask for the job's code get it."""
     join_timeout_s: Positive = 60.0
+    """Seconds that agents have to come, until the run is given up."""
+
+    __get_pydantic_json_schema__ = classmethod(
+        _or({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
+    )
 
     @check_whole(mode="before")
     @classmethod
@@ -179,21 +228,40 @@ class Job(_Words):
     """
 
     name: str
+    """The run's folder: runs/NAME, then runs/NAME-2 and so on."""
     task: TaskSpec
+    """What is learned; module:function is looked for beside this file first."""
     optimizer: Ref
+    """Called with the parameters, and with what stands under `with`."""
     scheduler: Scheduler | None = None
-    batch: Annotated[int, Field(strict=True, gt=0)]  # samples of one step, over all agents
+    """A learning-rate schedule, such as
+    {call: "torch.optim.lr_scheduler:CosineAnnealingLR", with: {T_max: 100}, every: epoch}."""
+    batch: Annotated[int, Field(strict=True, gt=0)]
+    """Samples of one step, over all agents."""
     seed: Whole = 0
+    """Of the weights and of the order of samples."""
     strategy: str = "auto"
+    """How agents agree: auto, a recipe such as diloco(32), or a sentence such as
+    chain(Every(8), Reduce(), Outer(1.0))."""
     deterministic: Annotated[bool, Field(strict=True)] = False
+    """Whether the same job ends with the same bits; asks for a strategy by name."""
     until: dict[str, Positive]
+    """The first one reached ends the run: epochs, steps, minutes, or a metric of the task."""
     agents: Agents = Agents()
+    """Who learns; a number is as many of this machine."""
     listen: str = "127.0.0.1:0"
+    """Where agents dial in: host:port, port 0 for a free one. Other machines need an address of
+    this one that they reach."""
     checkpoint_every_s: Positive | Literal["auto"] = "auto"
+    """Seconds between checkpoints; auto weighs what one costs against what a failure would."""
     keep_checkpoints: Annotated[int, Field(strict=True, ge=1)] = 3
+    """How many checkpoints are kept, the newest ones."""
     baselines: list[Literal["solo", "equal"]] = Field(default_factory=list)
+    """Arms that the run is measured against while it goes on: solo, equal."""
     drill: Drill | None = None
+    """A rehearsed failure, such as {kill: agent-1, at: 0.35, restart_after_s: 1.0}."""
     root: str = "."
+    """The folder in which module:function is looked for, relative to this file's."""
 
     @check("name")
     @classmethod
@@ -275,7 +343,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     path = Path(path)
     data = read_file(path, "job")
     for override in overrides:
-        data = _overlaid(data, override)
+        data = overlaid(data, override)
     data["root"] = str((path.parent / str(data.get("root") or ".")).resolve())
     return parse_job(data, " with --set ".join((str(path), *overrides)))
 
@@ -301,7 +369,12 @@ def dump_job(job: Job) -> str:
     return write_yaml(job.model_dump(by_alias=True))
 
 
-def _overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
+def overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
+    """Plain values with an `a.b=value` laid over them; raises JobError where it cannot be.
+
+    >>> overlaid({"until": {"epochs": 3}}, "until.steps=1e3")
+    {'until': {'epochs': 3, 'steps': 1000.0}}
+    """
     dotted, equals, value = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):

@@ -31,6 +31,7 @@ ROOT = Path("/")
 NVIDIA_SMI_TIMEOUT_S = 20.0  # a driver that wakes from sleep takes seconds
 MIB = 1024**2
 _PR_SET_PDEATHSIG = 1
+_AT_ONCE = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has but the one
 _WATCH_S = 0.5  # between two looks at a process
 
 # Starts are uneven, so the children wait for a word: windows that do not overlap would be counted
@@ -388,7 +389,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when the one that started it dies (Linux)."""
+def die_with_parent(number: int = _AT_ONCE) -> None:
+    """Get a signal when the process that started this one dies; but on Linux a thread looks."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    else:
+        threading.Thread(target=_await_end, args=(os.getppid(), number), daemon=True).start()
+
+
+def _await_end(pid: int, number: int) -> None:
+    while is_alive(pid):
+        time.sleep(_WATCH_S)
+    signal.raise_signal(number)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +20,15 @@ from coterie.agents.grant import Grant
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.perform import Performer, Roads, drive
 from coterie.agents.worker import Worker
+from coterie.code import check_same, unpack
 from coterie.config import Job, load_job, parse_job
-from coterie.errors import CoterieError, JoinError, TrainingError
+from coterie.errors import CoterieError, JobError, JoinError, TrainingError
 from coterie.machine import Watch, cores, memory_available_bytes
 from coterie.tasks.references import instantiate
 from coterie.tasks.supervised import from_spec
 from coterie.transport.control import ControlClient
 from coterie.transport.messages import (
+    Bye,
     Hello,
     Refused,
     State,
@@ -62,9 +67,10 @@ class Place:
     """Where an agent belongs: the coordinator, the key to it, the task's code on this machine."""
 
     endpoint: str
-    key: Path
+    key: Path | JoinKey
     root: Path = Path()  # it may lie elsewhere than on the coordinator's
     watch: Watch = field(default_factory=lambda: Watch(0))
+    accepts_code: bool = False  # what the run ships is then run, in place of what is in root
 
 
 def join(
@@ -75,7 +81,9 @@ def join(
     `rest_s` says how long to rest after computing for some seconds: a throttle without cgroups. A
     learner that was built beforehand saves the time to build one.
     """
-    key, endpoint = JoinKey.read(place.key), place.endpoint
+    key = place.key if isinstance(place.key, JoinKey) else JoinKey.read(place.key)
+    endpoint = place.endpoint
+    _check_byte_order(sys.byteorder)
     client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}")
     place.watch.heard_s = lambda: client.heard_s
     roads = None
@@ -83,8 +91,9 @@ def join(
         roads = Roads(address_towards(endpoint), key, name, client.inbox)
         first = hello(name, roads.ring.store_endpoint, best_device())
         welcome, files = _welcome(client, first, endpoint)
+        root = _root(place, welcome, client)
         try:
-            job = parse_job({**welcome.job, "root": str(place.root.resolve())})
+            job = parse_job({**welcome.job, "root": str(root.resolve())})
             worker = Worker(name, learner or _built(job), hello=first, granted=_granted(first))
             if files:
                 worker.resume(files)
@@ -101,6 +110,29 @@ def join(
         if roads is not None:
             roads.close()
         client.close()
+
+
+def _check_byte_order(found: str) -> None:
+    if found != "little":
+        raise JoinError(
+            "expected a machine that stores the low byte of a number first, as numbers travel, "
+            "found one that stores the high byte first; leave this machine out"
+        )
+
+
+def _root(place: Place, welcome: Welcome, client: ControlClient) -> Path:
+    """The folder of the run's code: that of this machine if it is the same, or what is shipped."""
+    try:
+        if not place.accepts_code:
+            check_same(place.root, welcome.code)
+            return place.root
+        folder = Path(tempfile.mkdtemp(prefix="coterie-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        unpack(welcome.source, folder)
+        return folder
+    except JobError as error:
+        client.tell(Bye(reason=str(error)))
+        raise
 
 
 def hello(name: str, store: str, device: str) -> Hello:

@@ -20,6 +20,7 @@ from coterie.agents.buckets import stream
 from coterie.agents.draws import Draws
 from coterie.agents.stages import Stage, split
 from coterie.agents.state import copied
+from coterie.agents.stream import shuffled
 from coterie.errors import CheckpointError, JobError, NotFinite
 from coterie.tasks.base import IndexedTask
 from coterie.tasks.supervised import Supervised
@@ -70,6 +71,7 @@ class Learner:
             shapes=self.layout.shapes,
             num_train=self.task.num_train,
             needs_closure=self.needs_closure,
+            shuffled=shuffled(self.setup.seed),
         )
 
     def step(

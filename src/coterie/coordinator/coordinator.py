@@ -62,7 +62,7 @@ class Coordinator:
         run = self.run
         run.now_s = now_s
         if isinstance(message, say.Bye) and not run.leaving:
-            self.lost(name, "it left", now_s)
+            self.lost(name, message.reason or "it left", now_s)
         elif isinstance(message, say.Bye):
             run.members.pop(name, None)
         elif isinstance(message, say.Hello | say.Back):

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, replace
 from typing import Any
 
+from coterie.code import digests
 from coterie.coordinator.compensate import listen
 from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
@@ -20,6 +21,14 @@ from coterie.transport.parcels import pieces
 from coterie.types import Layout
 from coterie.world import Device, Layer, Link
 
+OTHER_TASK = (
+    "expected the same model and data on every agent, found others on {name}; "
+    "give each machine the same code and dataset"
+)
+OTHER_ORDER = (
+    "expected samples shuffled alike on every agent, found another order on {name}; "
+    "install the same numpy there"
+)
 MOST_DECLINED = 3  # rounds in a row
 MEMORY_PART = 0.8  # of what is free on a machine, for all its agents together
 
@@ -78,9 +87,11 @@ def _hello(run: Run, hello: say.Hello) -> None:
     run.members[hello.name] = Member(hello, Pulse(run.now_s))
     run.event("agent", member=hello.name, state=state, cores=hello.cores, pid=hello.pid)
     files = dict(run.resume.files) if run.resume and not run.plan else {}
+    job = run.job.model_dump(by_alias=True, mode="json")
+    source = run.source if run.job.agents.ship else {}
     run.tell(
         hello.name,
-        say.Welcome(job=run.job.model_dump(by_alias=True, mode="json"), num_files=len(files)),
+        say.Welcome(job=job, num_files=len(files), code=digests(run.source), source=source),
     )
     for file, data in files.items():
         for piece in pieces(-1, file, data):
@@ -93,6 +104,9 @@ def _ready(run: Run, name: str, ready: say.Ready) -> None:
         _adopt(run, layout, ready.num_train)
     elif (run.layout, run.ledger.num_train) != (layout, ready.num_train):
         _turn_away(run, name)
+        return
+    if any(m.ready and m.ready.shuffled != ready.shuffled for m in run.members.values()):
+        _turn_away(run, name, OTHER_ORDER)
         return
     member = run.members[name]
     member.ready, member.state = ready, "ready"
@@ -111,12 +125,9 @@ def _solo_per_s(run: Run, name: str) -> float:
     return (run.solo[name].per_s if name in run.solo else None) or 0.0
 
 
-def _turn_away(run: Run, name: str) -> None:
+def _turn_away(run: Run, name: str, expected: str = OTHER_TASK) -> None:
     """An agent that built another task ends a run that has not begun; later it goes alone."""
-    reason = (
-        f"expected the same model and data on every agent, found others on {name}; "
-        "give each machine the same code and dataset"
-    )
+    reason = expected.format(name=name)
     if run.plan is None:
         raise JobError(reason)
     run.tell(name, say.Stop(reason=reason, at_once=True))

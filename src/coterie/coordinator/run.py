@@ -69,6 +69,7 @@ class Run:
 
     def __init__(self, job: Job, num_agents: int, resume: Resume | None = None) -> None:
         self.job, self.num_agents, self.resume = job, num_agents, resume
+        self.source: dict[str, str] = {}  # the text of the user's files, by path
         self.asked = None if job.strategy == "auto" else parse(job.strategy)
         if job.deterministic and self.asked is not None:
             refuse_unsteady(self.asked)

@@ -33,9 +33,15 @@ from coterie.machine import gpus
 from coterie.sync.reading import parse
 from coterie.watch.events import follow, read
 from coterie.watch.patience import WARNING
+from coterie.watch.said import COORDINATOR, note
 
 if TYPE_CHECKING:
     from coterie.agents.learner import Setup
+
+# How the coordinator is asked to end, more urgently each time; after these it is killed.
+BREAK: int | None = getattr(signal, "CTRL_BREAK_EVENT", None)  # all that Windows has
+URGES: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT) if BREAK is None else (BREAK,)
+NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -180,7 +186,7 @@ class _Host:
 
     def __init__(self, run: Path, resume: Path | None) -> None:
         self._run, self._resume = run, resume
-        self._signals = iter((signal.SIGTERM, signal.SIGINT))
+        self._signals = iter(URGES)
         self._asked = False  # to end
         self.popen = self._start(again=False)
 
@@ -190,7 +196,11 @@ class _Host:
         command += ["again"] if again else []
         self._started_s = time.monotonic()
         popen = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            creationflags=NEW_GROUP,
         )
         assert popen.stderr is not None
         self._said: list[str] = []
@@ -199,8 +209,9 @@ class _Host:
         return popen
 
     def _listen(self, stderr: IO[bytes]) -> None:
-        """Pass on warnings as they are said; the rest is told at the end."""
+        """Keep what is said, and pass on warnings at once; the rest is told at the end."""
         for line in stderr:
+            note(self._run, COORDINATOR, line)
             text = line.decode(errors="replace")
             if text.startswith(WARNING):
                 print(text, end="", file=sys.stderr, flush=True)
@@ -232,7 +243,10 @@ class _Host:
     def interrupt(self, *_: object) -> None:
         """Ask it to end, more urgently each time."""
         self._asked = True
-        self.popen.send_signal(next(self._signals, signal.SIGKILL))
+        if (number := next(self._signals, None)) is None:
+            self.popen.kill()
+        else:
+            self.popen.send_signal(number)
 
     def close(self) -> None:
         """Leave no process behind."""

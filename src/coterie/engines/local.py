@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from coterie import code
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
@@ -41,11 +42,14 @@ from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
 from coterie.watch.events import audit, read
 from coterie.watch.patience import PatientLog
+from coterie.watch.said import trim
 from coterie.watch.words import Event
 
 TICK_S = 0.1
 BEAT_S = 2.0
 ASK_S = 1.0  # between two times that a stranger is asked who it is
+# What asks to save the state and end: a terminated process of Windows is asked nothing.
+ASKED: int = getattr(signal, "SIGBREAK", signal.SIGTERM)
 KEY_FILES = ("join.key", "coordinator.key")
 
 
@@ -65,8 +69,10 @@ class Host:
         assert num_agents is not None
         goes_on = Resume(resume.files, resume.meta) if resume else None
         self.coordinator = Coordinator(self.job, num_agents, goes_on, past)
-        host = self._server.endpoint.rpartition(":")[0]
-        self._hub = Server(run, self._server.endpoint, f"{host}:0", beside)
+        found = code.texts(self.job)
+        self.coordinator.run.source = code.shipped(found) if self.job.agents.ship else found
+        listen = _next_to(self._server.endpoint, self.job.listen)
+        self._hub = Server(run, self._server.endpoint, listen, beside)
         self._asked_at_s: dict[bytes, float] = {}  # by identity: when it was asked who it is
         self._identities: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
@@ -120,7 +126,7 @@ class Host:
             self._kill_at_s = float("inf")  # it was rehearsed already
 
     def _signalled(self, number: int) -> None:
-        if number == signal.SIGTERM:
+        if number == ASKED:
             self.coordinator.stop("interrupted")
             return
         self._close()  # asked to end at once: no state is saved any more
@@ -209,9 +215,10 @@ class Host:
             self._agents.kill(drill.kill)
 
     def _beat(self) -> None:
-        """Agents that hear nothing for long take the coordinator for dead."""
+        """Agents that hear nothing for long take the coordinator for dead; their logs are cut."""
         if time.monotonic() >= self._beat_at_s:
             self._beat_at_s = time.monotonic() + BEAT_S
+            trim(self._run)
             for identity in self._identities.values():
                 self._server.send(identity, Beat())
 
@@ -307,13 +314,14 @@ class Host:
 
 @contextmanager
 def _wakeups(stop: Callable[[int], None]) -> Iterator[socket.socket]:
-    """A socket that wakes a poll when a child ends; SIGTERM and SIGINT call `stop`."""
+    """A socket that wakes a poll when a child ends; `ASKED` and SIGINT call `stop`."""
     bell, ringer = socket.socketpair()
     bell.setblocking(False)
     ringer.setblocking(False)
     previous = signal.set_wakeup_fd(ringer.fileno())
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    if hasattr(signal, "SIGCHLD"):  # elsewhere the end of a child is seen with the next tick
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (ASKED, signal.SIGINT):
         signal.signal(number, lambda number, _: stop(number))
     try:
         yield bell
@@ -342,6 +350,16 @@ def _keys(run: Path, anew: bool) -> Keys:
     return keys
 
 
+def _next_to(endpoint: str, asked: str) -> str:
+    """Where the star road's server listens: at the next port, where a job names its own.
+
+    >>> _next_to("192.0.2.7:7000", asked="192.0.2.7:7000"), _next_to("h:4123", asked="h:0")
+    ('192.0.2.7:7001', 'h:0')
+    """
+    host, _, port = endpoint.rpartition(":")
+    return f"{host}:{0 if asked.endswith(':0') else (int(port) + 1) % (1 << 16)}"
+
+
 def _endpoint(past: Sequence[Event]) -> str:
     """Where the coordinator before listened."""
     told = [event["endpoint"] for event in past if event["kind"] == "run"]
@@ -350,7 +368,7 @@ def _endpoint(past: Sequence[Event]) -> str:
 
 def main(run: str, resume: str = "", again: str = "") -> int:
     """The coordinating process of one run; `again` if another one died in it."""
-    die_with_parent(signal.SIGTERM)  # and save the state first
+    die_with_parent(ASKED)  # and save the state first
     host = None
     try:
         origin, passed_over = checkpoint.choose(Path(resume)) if resume else (None, "")

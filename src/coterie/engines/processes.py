@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -65,8 +64,8 @@ class Adopted:
     def kill(self) -> None:
         """Kill -9."""
         if is_alive(self.pid):
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(self.pid).kill()
 
     def wait(self) -> None:
         """Until it is gone."""
@@ -156,12 +155,13 @@ class LocalAgents:
         return 1 if throttled else max(1, int(cores()) // int(self.job.agents.local))
 
     def _spawn(self, name: str, throttle: Throttle | None) -> subprocess.Popen[bytes]:
-        words = ["join", self.endpoint, "--name", name, "--duty", str(_duty(throttle).fraction)]
+        beside = f"{self.beside}@{_duty(throttle).fraction}"
+        words = ["join", self.endpoint, "--name", name, "--beside", beside]
         return self._begin(name, words, subprocess.DEVNULL)
 
     def _begin(self, log_name: str, words: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "coterie.cli", *words]
-        command += ["--key", str(self.run / "join.key"), "--beside", str(self.beside)]
+        command += ["--key", str(self.run / "join.key")]
         command += ["--root", self.job.root, "--threads", str(self._num_threads())]
         with (self.run / f"{log_name}.log").open("ab") as log:
             env = {**os.environ, **QUICK_NAMES}
@@ -172,10 +172,11 @@ class LocalAgents:
         self.spares = [spare for spare in self.spares if spare.poll() is None]
         for _ in range(self.job.agents.spares - len(self.spares)):
             words = ["stand-by", str(self.run / "job.yaml"), self.endpoint]
+            words += ["--beside", str(self.beside)]
             spare = self._begin("spare", words, subprocess.PIPE)
             if may_hurry():
-                with suppress(OSError):
-                    os.setpriority(os.PRIO_PROCESS, spare.pid, LAST)
+                with suppress(psutil.Error):
+                    psutil.Process(spare.pid).nice(LAST)
             self.spares.append(spare)
 
     def settle(self, name: str) -> None:
@@ -212,9 +213,8 @@ class LocalAgents:
                 spare.stdin.close()
             except OSError:  # it is gone itself
                 continue
-            with suppress(OSError):  # from here on it has the name, as fast as it may be
-                own = os.getpriority(os.PRIO_PROCESS, 0)
-                os.setpriority(os.PRIO_PROCESS, spare.pid, own)
+            with suppress(psutil.Error):  # from here on it has the name, as fast as it may be
+                psutil.Process(spare.pid).nice(psutil.Process().nice())
             return spare
         return None
 

@@ -47,6 +47,7 @@ class Ready(Wire):
     shapes: tuple[tuple[int, ...], ...]
     num_train: int
     needs_closure: bool
+    shuffled: int = 0  # tells orders of samples apart
 
 
 class Refused(Wire):
@@ -198,20 +199,26 @@ class Saved(Wire):
 
 
 class Bye(Wire):
-    """I stop now, on purpose."""
+    """I stop now, on purpose; and why, if I was not told to."""
 
     kind: Literal["bye"] = "bye"
+    reason: str = ""
 
 
 # -- coordinator to agent ------------------------------------------------------------------------
 
 
 class Welcome(Wire):
-    """You are in: the job, and how many files of state follow, to resume from."""
+    """You are in: the job, and how many files of state follow, to resume from.
+
+    `code` tells the user's files apart, by path; `source` is their text, where it is shipped.
+    """
 
     kind: Literal["welcome"] = "welcome"
     job: dict[str, Any]
     num_files: int = 0
+    code: dict[str, str] = {}
+    source: dict[str, str] = {}
 
 
 class Who(Wire):
@@ -342,7 +349,7 @@ def encode(message: Wire) -> list[bytes]:
     """A message as frames.
 
     >>> encode(Bye())
-    [b'{"kind":"bye"}']
+    [b'{"kind":"bye","reason":""}']
     """
     frames = [message.model_dump_json().encode()]
     return [*frames, message.blob] if isinstance(message, State) else frames
