@@ -348,7 +348,7 @@ class TestDemo:
         assert job.baselines == ["solo", "equal"]
 
     def test_the_task_is_real(self) -> None:
-        from coterie.tasks.supervised import from_spec
+        from coterie.tasks.kinds import from_spec
 
         job = demo.job("demo-1")
         task = from_spec(job.name, job.task, job.root)
@@ -491,12 +491,12 @@ class TestAudit:
 class TestExamples:
     def test_are_short(self) -> None:
         files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
-        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml"}
+        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml", "kinds.yaml"}
         assert names <= {p.name for p in files}
         assert [p.name for p in files if p.read_text().count("\n") > 100] == []
 
     def test_the_job_s_task_is_real(self, launch: FakeLaunch) -> None:
-        from coterie.tasks.supervised import from_spec
+        from coterie.tasks.kinds import from_spec
 
         assert coterie("train", EXAMPLES / "01_digits" / "job.yaml").exit_code == 0
         assert launch.job is not None

@@ -1,7 +1,6 @@
 """The job file: what to learn, on whom, until when; checked whole before anything starts.
 
-Bottom layer: names of the user's code stay text here (`Ref`), and only the room that needs the
-code imports it. Nothing here loads torch.
+What is learned stands in `specs.py`, a shape for each kind of task. Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -11,62 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
 from coterie.refusals import checked, shown
+from coterie.specs import BUDGETS, AnySpec, Positive, Ref, TaskSpec, Words, with_kind
 from coterie.yamls import read_file, read_yaml, write_yaml
 
-BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
-TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
+__all__ = ["Agents", "Drill", "Job", "Ref", "Scheduler", "TaskSpec", "dump_job", "load_job"]
+__all__ += ["parse_job"]
 
 Whole = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
-_CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-class _Words(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Ref(_Words):
-    """Something callable of the user's, by name, with the keyword arguments to call it with.
-
-    In YAML the arguments stand under `with`; a reference without any is just the string.
-
-    >>> Ref.model_validate("torch.optim:SGD") == Ref(call="torch.optim:SGD")
-    True
-    >>> Ref.model_validate({"call": "torch.optim:SGD", "with": {"lr": 0.1}}).kwargs
-    {'lr': 0.1}
-    """
-
-    call: str
-    kwargs: dict[str, JsonValue] = Field(
-        default_factory=dict, validation_alias="with", serialization_alias="with"
-    )
-
-    @check_whole(mode="before")
-    @classmethod
-    def _from_string(cls, found: object) -> object:
-        if isinstance(found, str):
-            return {"call": found}
-        if isinstance(found, Mapping | Ref):
-            return found
-        raise JobError(f"expected 'module:function' or {{call, with}}, found {shown(found)}")
-
-    @check("call")
-    @classmethod
-    def _names_a_callable(cls, call: str) -> str:
-        if _CALL.fullmatch(call):
-            return call
-        module, _, name = call.rpartition(".")
-        meant = f"{module}:{name}"
-        hint = f"; was {meant!r} meant?" if _CALL.fullmatch(meant) else "; mend its spelling"
-        raise JobError(f"expected 'module:function', found {call!r}{hint}")
 
 
 class Scheduler(Ref):
@@ -79,31 +38,7 @@ class Scheduler(Ref):
     every: Literal["epoch", "step"] = "epoch"
 
 
-class TaskSpec(_Words):
-    """What is learned, all by reference; `coterie.tasks.from_spec` makes it real.
-
-    >>> TaskSpec(model="m:net", train="m:train", test="m:test").loss.call
-    'torch.nn.functional:cross_entropy'
-    """
-
-    model: Ref
-    train: Ref
-    test: Ref
-    loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
-    metrics: dict[str, Ref] = Field(default_factory=dict)
-    collate: Ref | None = None
-    predict: Ref | None = None
-
-    @check("metrics")
-    @classmethod
-    def _names_are_free(cls, metrics: dict[str, Ref]) -> dict[str, Ref]:
-        for name in (*BUDGETS, TEST_LOSS):
-            if name in metrics:
-                raise JobError(f"expected a metric's own name, found {name!r}, which is taken")
-        return metrics
-
-
-class Drill(_Words):
+class Drill(Words):
     """A rehearsed failure: kill one member at a fraction of the run, and let it come back.
 
     >>> Drill(kill="b").at
@@ -115,7 +50,7 @@ class Drill(_Words):
     restart_after_s: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
 
 
-class Agents(_Words):
+class Agents(Words):
     """Who learns: agents started here, and agents waited for.
 
     `local="auto"` is one agent per GPU of this machine, else one. `speeds` are relative and make
@@ -165,7 +100,7 @@ class Agents(_Words):
         return None if self.local == "auto" else self.local + self.remote
 
 
-class Job(_Words):
+class Job(Words):
     """One run, whole: task, optimizer, agents, strategy, and when it is done.
 
     `until` ends the run at the first of its keys reached: epochs, steps, minutes, or a metric of
@@ -179,14 +114,14 @@ class Job(_Words):
     """
 
     name: str
-    task: TaskSpec
+    task: Annotated[AnySpec, Field(discriminator="kind")]
     optimizer: Ref
     scheduler: Scheduler | None = None
     batch: Annotated[int, Field(strict=True, gt=0)]  # samples of one step, over all agents
     seed: Whole = 0
     strategy: str = "auto"
     deterministic: Annotated[bool, Field(strict=True)] = False
-    until: dict[str, Positive]
+    until: dict[str, Finite]
     agents: Agents = Agents()
     listen: str = "127.0.0.1:0"
     checkpoint_every_s: Positive | Literal["auto"] = "auto"
@@ -203,6 +138,19 @@ class Job(_Words):
         raise JobError(
             f"expected letters, digits, '-' and '_' (64 at most), found {name!r}; rename it"
         )
+
+    @check("task", mode="before")
+    @classmethod
+    def _says_its_kind(cls, task: object) -> object:
+        return with_kind(task)
+
+    @check("until")
+    @classmethod
+    def _ends(cls, until: dict[str, float]) -> dict[str, float]:
+        for name in BUDGETS:
+            if (limit := until.get(name, 1.0)) <= 0:
+                raise JobError(f"expected {name} greater than 0, found {limit:g}")
+        return until
 
     @check("strategy")
     @classmethod
@@ -221,7 +169,7 @@ class Job(_Words):
 
     @check_whole(mode="after")
     def _hangs_together(self) -> Job:
-        possible = (*BUDGETS, *self.task.metrics)
+        possible = (*BUDGETS, *self.task.scores)
         unknown = [name for name in self.until if name not in possible]
         if unknown or not self.until:
             raise JobError(

@@ -19,8 +19,8 @@ from coterie.agents.worker import Worker
 from coterie.config import Job, load_job, parse_job
 from coterie.errors import CoterieError, JoinError, TrainingError
 from coterie.machine import Watch, cores, memory_available_bytes
+from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate
-from coterie.tasks.supervised import from_spec
 from coterie.transport.control import ControlClient
 from coterie.transport.messages import (
     Hello,

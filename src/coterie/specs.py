@@ -1,0 +1,174 @@
+"""What is learned, as the task section of a job file says it: one shape for each kind of task.
+
+Bottom layer: names of the user's code stay text here (`Ref`), and only the room that needs the
+code imports it. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import field_validator as check
+from pydantic import model_validator as check_whole
+
+from coterie.errors import JobError
+from coterie.refusals import shown
+
+BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
+TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
+NEGATIVE_LOSS = "negative_loss"  # the same with its sign turned: higher is better, as in `until`
+
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+
+_CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
+
+
+class Words(BaseModel):
+    """Keys of a file: none but these, and none changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Ref(Words):
+    """Something callable of the user's, by name, with the keyword arguments to call it with.
+
+    In YAML the arguments stand under `with`; a reference without any is just the string.
+
+    >>> Ref.model_validate("torch.optim:SGD") == Ref(call="torch.optim:SGD")
+    True
+    >>> Ref.model_validate({"call": "torch.optim:SGD", "with": {"lr": 0.1}}).kwargs
+    {'lr': 0.1}
+    """
+
+    call: str
+    kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict, validation_alias="with", serialization_alias="with"
+    )
+
+    @check_whole(mode="before")
+    @classmethod
+    def _from_string(cls, found: object) -> object:
+        if isinstance(found, str):
+            return {"call": found}
+        if isinstance(found, Mapping | Ref):
+            return found
+        raise JobError(f"expected 'module:function' or {{call, with}}, found {shown(found)}")
+
+    @check("call")
+    @classmethod
+    def _names_a_callable(cls, call: str) -> str:
+        if _CALL.fullmatch(call):
+            return call
+        module, _, name = call.rpartition(".")
+        meant = f"{module}:{name}"
+        hint = f"; was {meant!r} meant?" if _CALL.fullmatch(meant) else "; mend its spelling"
+        raise JobError(f"expected 'module:function', found {call!r}{hint}")
+
+
+class _Samples(Words):
+    model: Ref
+    train: Ref
+    test: Ref
+    collate: Ref | None = None
+
+
+class TaskSpec(_Samples):
+    """Learning from samples with answers; `coterie.tasks.from_spec` makes it real.
+
+    >>> TaskSpec(model="m:net", train="m:train", test="m:test").loss.call
+    'torch.nn.functional:cross_entropy'
+    """
+
+    kind: Literal["supervised"] = "supervised"
+    loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
+    metrics: dict[str, Ref] = Field(default_factory=dict)
+    predict: Ref | None = None
+
+    @check("metrics")
+    @classmethod
+    def _names_are_free(cls, metrics: dict[str, Ref]) -> dict[str, Ref]:
+        for name in (*BUDGETS, TEST_LOSS):
+            if name in metrics:
+                raise JobError(f"expected a metric's own name, found {name!r}, which is taken")
+        return metrics
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names that its score will carry, and `until` may wait for."""
+        return tuple(self.metrics)
+
+
+class AutoencoderSpec(_Samples):
+    """Learning to reconstruct samples, and to tell what is unlike them.
+
+    >>> AutoencoderSpec(model="m:net", train="m:train", test="m:test", anomalies="m:odd").scores
+    ('negative_loss', 'auroc')
+    """
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    error: Ref | None = None
+    anomalies: Ref | None = None
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names that its score will carry, and `until` may wait for."""
+        return (NEGATIVE_LOSS, "auroc") if self.anomalies else (NEGATIVE_LOSS,)
+
+
+class ContrastiveSpec(_Samples):
+    """Learning what two views of a sample have in common.
+
+    >>> ContrastiveSpec(model="m:net", train="m:train", test="m:test").scores
+    ('alignment', 'uniformity')
+    """
+
+    kind: Literal["contrastive"] = "contrastive"
+    views: Ref | None = None
+    head: Ref | None = None
+    temperature: Positive = 0.5
+    group: Annotated[int, Field(strict=True, ge=2)] | None = None
+    labelled: Ref | None = None
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names that its score will carry, and `until` may wait for."""
+        return ("accuracy",) if self.labelled else ("alignment", "uniformity")
+
+
+class ClustersSpec(_Samples):
+    """Learning which samples belong together; `model` is called with some of them, to begin from.
+
+    >>> ClustersSpec(model="m:net", train="m:train", test="m:test").scores
+    ('negative_loss',)
+    """
+
+    kind: Literal["clusters"] = "clusters"
+    labelled: Ref | None = None
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names that its score will carry, and `until` may wait for."""
+        return (NEGATIVE_LOSS, "ami") if self.labelled else (NEGATIVE_LOSS,)
+
+
+AnySpec = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec
+KINDS = ("supervised", "autoencoder", "contrastive", "clusters")
+
+
+def with_kind(found: object) -> object:
+    """A task section that says its kind, which is supervised unless told; JobError for others.
+
+    >>> with_kind({"model": "m:net"})["kind"]
+    'supervised'
+    """
+    if not isinstance(found, Mapping):
+        if isinstance(found, Words):
+            return found
+        raise JobError(f"expected a mapping, found {shown(found)}")
+    kind = found.get("kind", KINDS[0])
+    if kind not in KINDS:
+        raise JobError(f"expected kind to be one of {', '.join(KINDS)}, found {shown(kind)}")
+    return {**found, "kind": kind}
