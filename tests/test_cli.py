@@ -502,3 +502,11 @@ class TestExamples:
         assert launch.job is not None
         task = from_spec(launch.job.name, launch.job.task, launch.job.root)
         assert launch.job.until.keys() & task.score(task.build()).keys() == {"accuracy"}
+
+    def test_clusters_begin_near_what_ends_their_run(self, launch: FakeLaunch) -> None:
+        from coterie.tasks.kinds import from_spec
+
+        assert coterie("train", EXAMPLES / "04_unsupervised" / "kinds.yaml").exit_code == 0
+        assert launch.job is not None
+        task = from_spec(launch.job.name, launch.job.task, launch.job.root)
+        assert 0.3 < task.score(task.build())["ami"] < launch.job.until["ami"]

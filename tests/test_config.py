@@ -28,8 +28,6 @@ batch: 64
 until: {accuracy: 0.97, epochs: 3}
 """
 
-CLUSTERS = {"kind": "clusters", "model": "nets:small", "train": "sets:train", "test": "sets:test"}
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -109,24 +107,6 @@ class TestRoundTrip:
     def test_text_that_looks_like_something_else_stays_text(self, text: str, path: Path) -> None:
         path.write_text(dump_job(job_with(optimizer={"call": "m:f", "with": {"text": text}})))
         assert load_job(path).optimizer.kwargs == {"text": text}
-
-
-class TestKinds:
-    @pytest.mark.parametrize(
-        ("task", "until"),
-        [
-            (CLUSTERS, {"negative_loss": -0.5}),
-            ({**CLUSTERS, "labelled": "sets:some"}, {"ami": 0.7, "negative_loss": -2}),
-            ({**CLUSTERS, "kind": "autoencoder", "anomalies": "sets:odd"}, {"auroc": 0.9}),
-            ({**CLUSTERS, "kind": "contrastive", "group": 8}, {"alignment": -0.1, "steps": 9}),
-            ({**CLUSTERS, "kind": "contrastive", "labelled": "sets:some"}, {"accuracy": 0.9}),
-        ],
-    )
-    def test_each_says_what_its_score_will_carry(self, task: Any, until: Any, path: Path) -> None:
-        job = job_with(task=task, until=until, root=str(path.parent))
-        assert job.task.kind == task["kind"]
-        path.write_text(dump_job(job))
-        assert load_job(path) == job
 
 
 class TestOverrides:
@@ -233,14 +213,6 @@ class TestRefused:
                 {"until": {"accuracy": None}},
                 "until.accuracy: expected a valid number, found",
             ),
-            ({"task": {"kind": "clustr"}}, "task: expected kind to be one of supervised, "),
-            (
-                {"task": {**CLUSTERS, "lebelled": "m:f"}},
-                "of task, found 'lebelled'; did you mean",
-            ),
-            ({"task": {**CLUSTERS, "loss": "m:f"}}, "of task, found 'loss'; possible are model, t"),
-            ({"task": CLUSTERS}, "steps, minutes, negative_loss, found accuracy"),
-            ({"task": {"kind": "clusters"}}, "expected the key task.model, found none; add it"),
         ],
     )
     def test_in_one_sentence(self, changes: dict[str, Any], words: str) -> None:

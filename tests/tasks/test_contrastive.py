@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from coterie.agents.stages import split
 from coterie.errors import JobError
 from coterie.tasks import Contrastive, IndexedTask, StagedTask, checked, digits
 from coterie.tasks.contrastive import nt_xent
@@ -72,6 +73,16 @@ def test_unequal_shares_of_whole_groups_are_the_whole_batch_and_others_are_not()
     assert (gradients(grouped, [12, 8, 4]) - whole).abs().max() < 1e-12
     assert (gradients(grouped, [11, 9, 4]) - whole).abs().max() > 1e-6
     assert (gradients(coupled, [12, 8, 4]) - gradients(coupled, [24])).abs().max() > 1e-3
+
+
+def test_stages_of_the_model_run_one_after_another_are_the_model() -> None:
+    one = task(head=nn.Linear(3, 2).double())
+    model, batch = one.build(), one.fetch(range(6))
+    views, targets = batch.data
+    first, last = split(model, ["head"], views)
+    found = one.criterion(last.module(*first.module(views)), targets)
+    assert torch.equal(found, one.loss(model, batch))
+    assert len(views) == len(targets) == 6  # a sample is one row, however it is cut
 
 
 def test_one_sample_alone_has_nothing_to_be_told_from() -> None:
