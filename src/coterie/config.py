@@ -19,8 +19,17 @@ from coterie.refusals import checked, shown
 from coterie.specs import BUDGETS, AnySpec, Positive, Ref, TaskSpec, Words, with_kind
 from coterie.yamls import read_file, read_yaml, write_yaml
 
-__all__ = ["Agents", "Drill", "Job", "Ref", "Scheduler", "TaskSpec", "dump_job", "load_job"]
-__all__ += ["parse_job"]
+__all__ = [
+    "Agents",
+    "Drill",
+    "Job",
+    "Ref",
+    "Scheduler",
+    "TaskSpec",
+    "dump_job",
+    "load_job",
+    "parse_job",
+]
 
 Whole = Annotated[int, Field(strict=True, ge=0)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic import field_validator as check
@@ -155,7 +155,7 @@ class ClustersSpec(_Samples):
 
 
 AnySpec = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec
-KINDS = ("supervised", "autoencoder", "contrastive", "clusters")
+KINDS: tuple[str, ...] = tuple(spec.model_fields["kind"].default for spec in get_args(AnySpec))
 
 
 def with_kind(found: object) -> object:
