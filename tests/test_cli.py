@@ -386,7 +386,7 @@ class TestDemo:
         assert job.baselines == ["solo", "equal"]
 
     def test_the_task_is_real(self) -> None:
-        from coterie.tasks.supervised import from_spec
+        from coterie.tasks.kinds import from_spec
 
         job = demo.job("demo-1")
         task = from_spec(job.name, job.task, job.root)
@@ -652,14 +652,29 @@ class TestCompletion:
 class TestExamples:
     def test_are_short(self) -> None:
         files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
-        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml", "narrow.yaml"}
+        names = {
+            "job.yaml",
+            "digits_task.py",
+            "02_python.py",
+            "cluster.yaml",
+            "narrow.yaml",
+            "kinds.yaml",
+        }
         assert names <= {p.name for p in files}
         assert [p.name for p in files if p.read_text().count("\n") > 100] == []
 
     def test_the_job_s_task_is_real(self, launch: FakeLaunch) -> None:
-        from coterie.tasks.supervised import from_spec
+        from coterie.tasks.kinds import from_spec
 
         assert coterie("train", EXAMPLES / "01_digits" / "job.yaml").exit_code == 0
         assert launch.job is not None
         task = from_spec(launch.job.name, launch.job.task, launch.job.root)
         assert launch.job.until.keys() & task.score(task.build()).keys() == {"accuracy"}
+
+    def test_clusters_begin_near_what_ends_their_run(self, launch: FakeLaunch) -> None:
+        from coterie.tasks.kinds import from_spec
+
+        assert coterie("train", EXAMPLES / "04_unsupervised" / "kinds.yaml").exit_code == 0
+        assert launch.job is not None
+        task = from_spec(launch.job.name, launch.job.task, launch.job.root)
+        assert 0.3 < task.score(task.build())["ami"] < launch.job.until["ami"]

@@ -208,7 +208,11 @@ class TestRefused:
             ),
             ({"until": {}}, "one or more of epochs, steps, minutes, accuracy, found none"),
             ({"until": {"acuracy": 1}}, "minutes, accuracy, found acuracy"),
-            ({"until": {"epochs": 0}}, "until.epochs: expected greater than 0, found 0"),
+            ({"until": {"epochs": 0}}, "until: expected epochs greater than 0, found 0"),
+            (
+                {"until": {"accuracy": None}},
+                "until.accuracy: expected a valid number, found",
+            ),
         ],
     )
     def test_in_one_sentence(self, changes: dict[str, Any], words: str) -> None:

@@ -33,22 +33,31 @@ if TYPE_CHECKING:
     from coterie.sync.outer import Outer
     from coterie.sync.pieces import Clip, Every, Only
     from coterie.sync.reading import parse
+    from coterie.tasks.autoencoder import Autoencoder
+    from coterie.tasks.clusters import Clusters, GaussianMixture, KMeans, PerCentre
+    from coterie.tasks.contrastive import Contrastive
     from coterie.tasks.supervised import Supervised
 
 __all__ = [
+    "Autoencoder",
     "CheckpointError",
     "Clip",
+    "Clusters",
+    "Contrastive",
     "CoterieError",
     "ErrorFeedback",
     "Every",
     "Fp16",
+    "GaussianMixture",
     "Int8",
     "Job",
     "JobError",
     "JoinError",
+    "KMeans",
     "NotFinite",
     "Only",
     "Outer",
+    "PerCentre",
     "Reduce",
     "StrategyError",
     "Supervised",
@@ -67,14 +76,20 @@ except metadata.PackageNotFoundError:
     __version__ = "0+unknown"  # a checkout that was never installed
 
 _HOMES = {
+    "Autoencoder": "coterie.tasks.autoencoder",
     "Clip": "coterie.sync.pieces",
+    "Clusters": "coterie.tasks.clusters",
+    "Contrastive": "coterie.tasks.contrastive",
     "ErrorFeedback": "coterie.sync.codecs",
     "Every": "coterie.sync.pieces",
     "Fp16": "coterie.sync.codecs",
+    "GaussianMixture": "coterie.tasks.clusters",
     "Int8": "coterie.sync.codecs",
     "Job": "coterie.config",
+    "KMeans": "coterie.tasks.clusters",
     "Only": "coterie.sync.pieces",
     "Outer": "coterie.sync.outer",
+    "PerCentre": "coterie.tasks.clusters",
     "Reduce": "coterie.sync.exchanges",
     "Supervised": "coterie.tasks.supervised",
     "chain": "coterie.sync.chain",

@@ -1,98 +1,41 @@
 """The job file: what to learn, on whom, until when; checked whole before anything starts.
 
-Bottom layer: names of the user's code stay text here (`Ref`), and only the room that needs the
-code imports it. Nothing here loads torch. The text under a field is what `coterie init` and
-editors say of it.
+What is learned stands in `specs.py`, a shape for each kind of task. The text under a field is what
+`coterie init` and editors say of it. Nothing here loads torch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, JsonValue
+from pydantic import Field
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
 from coterie.errors import JobError
 from coterie.refusals import checked, shown
+from coterie.specs import BUDGETS, AnySpec, Positive, Ref, TaskSpec, Words, shorter, with_kind
 from coterie.yamls import read_file, read_yaml, write_yaml
 
-BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
-TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
+__all__ = [
+    "Agents",
+    "Drill",
+    "Job",
+    "Ref",
+    "Scheduler",
+    "TaskSpec",
+    "dump_job",
+    "load_job",
+    "parse_job",
+]
 
 Whole = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
-_CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-def _or(shorter: JsonSchemaValue) -> Callable[..., JsonSchemaValue]:
-    """For editors: how a mapping may be said shorter, as its `mode="before"` takes it."""
-
-    def written(
-        cls: type[BaseModel], core: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        whole = handler(core)
-        about: JsonSchemaValue = {
-            key: whole.pop(key) for key in ("title", "description") if key in whole
-        }
-        return {**about, "anyOf": [shorter, whole]}
-
-    return written
-
-
-class _Words(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
-class Ref(_Words):
-    """Something callable of the user's, by name, with the keyword arguments to call it with.
-
-    In YAML the arguments stand under `with`; a reference without any is just the string.
-
-    >>> Ref.model_validate("torch.optim:SGD") == Ref(call="torch.optim:SGD")
-    True
-    >>> Ref.model_validate({"call": "torch.optim:SGD", "with": {"lr": 0.1}}).kwargs
-    {'lr': 0.1}
-    """
-
-    call: str
-    """module:function"""
-    kwargs: dict[str, JsonValue] = Field(
-        default_factory=dict, validation_alias="with", serialization_alias="with"
-    )
-    """The keyword arguments of the call."""
-
-    __get_pydantic_json_schema__ = classmethod(
-        _or({"type": "string", "pattern": f"^{_CALL.pattern}$"})
-    )
-
-    @check_whole(mode="before")
-    @classmethod
-    def _from_string(cls, found: object) -> object:
-        if isinstance(found, str):
-            return {"call": found}
-        if isinstance(found, Mapping | Ref):
-            return found
-        raise JobError(f"expected 'module:function' or {{call, with}}, found {shown(found)}")
-
-    @check("call")
-    @classmethod
-    def _names_a_callable(cls, call: str) -> str:
-        if _CALL.fullmatch(call):
-            return call
-        module, _, name = call.rpartition(".")
-        meant = f"{module}:{name}"
-        hint = f"; was {meant!r} meant?" if _CALL.fullmatch(meant) else "; mend its spelling"
-        raise JobError(f"expected 'module:function', found {call!r}{hint}")
 
 
 class Scheduler(Ref):
@@ -106,39 +49,7 @@ class Scheduler(Ref):
     """How often it steps: epoch or step."""
 
 
-class TaskSpec(_Words):
-    """What is learned, all by reference; `coterie.tasks.from_spec` makes it real.
-
-    >>> TaskSpec(model="m:net", train="m:train", test="m:test").loss.call
-    'torch.nn.functional:cross_entropy'
-    """
-
-    model: Ref
-    """() -> torch.nn.Module, or a Module class."""
-    train: Ref
-    """() -> map-style Dataset to learn from."""
-    test: Ref
-    """() -> map-style Dataset that is held out, to score on."""
-    loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
-    """(predictions, targets) -> mean over the batch."""
-    metrics: dict[str, Ref] = Field(default_factory=dict)
-    """(predictions, targets) -> float, higher is better, each under its name, as in
-    {accuracy: "my_task:accuracy"}."""
-    collate: Ref | None = None
-    """A list of samples -> a batch, where torch's own does not do."""
-    predict: Ref | None = None
-    """(model, batch) -> (predictions, targets), where a batch is no pair of them."""
-
-    @check("metrics")
-    @classmethod
-    def _names_are_free(cls, metrics: dict[str, Ref]) -> dict[str, Ref]:
-        for name in (*BUDGETS, TEST_LOSS):
-            if name in metrics:
-                raise JobError(f"expected a metric's own name, found {name!r}, which is taken")
-        return metrics
-
-
-class Drill(_Words):
+class Drill(Words):
     """A rehearsed failure: kill one member at a fraction of the run, and let it come back.
 
     >>> Drill(kill="b").at
@@ -153,7 +64,7 @@ class Drill(_Words):
     """Seconds until it is started again."""
 
 
-class Agents(_Words):
+class Agents(Words):
     """Who learns: agents started here, and agents waited for.
 
     `local="auto"` is one agent per GPU of this machine, else one. `speeds` are relative and make
@@ -178,7 +89,7 @@ class Agents(_Words):
     """Seconds that agents have to come, until the run is given up."""
 
     __get_pydantic_json_schema__ = classmethod(
-        _or({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
+        shorter({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
     )
 
     @check_whole(mode="before")
@@ -214,7 +125,7 @@ class Agents(_Words):
         return None if self.local == "auto" else self.local + self.remote
 
 
-class Job(_Words):
+class Job(Words):
     """One run, whole: task, optimizer, agents, strategy, and when it is done.
 
     `until` ends the run at the first of its keys reached: epochs, steps, minutes, or a metric of
@@ -229,7 +140,7 @@ class Job(_Words):
 
     name: str
     """The run's folder: runs/NAME, then runs/NAME-2 and so on."""
-    task: TaskSpec
+    task: Annotated[AnySpec, Field(discriminator="kind")]
     """What is learned; module:function is looked for beside this file first."""
     optimizer: Ref
     """Called with the parameters, and with what stands under `with`."""
@@ -245,7 +156,7 @@ class Job(_Words):
     chain(Every(8), Reduce(), Outer(1.0))."""
     deterministic: Annotated[bool, Field(strict=True)] = False
     """Whether the same job ends with the same bits; asks for a strategy by name."""
-    until: dict[str, Positive]
+    until: dict[str, Finite]
     """The first one reached ends the run: epochs, steps, minutes, or a metric of the task."""
     agents: Agents = Agents()
     """Who learns; a number is as many of this machine."""
@@ -272,6 +183,19 @@ class Job(_Words):
             f"expected letters, digits, '-' and '_' (64 at most), found {name!r}; rename it"
         )
 
+    @check("task", mode="before")
+    @classmethod
+    def _says_its_kind(cls, task: object) -> object:
+        return with_kind(task)
+
+    @check("until")
+    @classmethod
+    def _ends(cls, until: dict[str, float]) -> dict[str, float]:
+        for name in BUDGETS:
+            if (limit := until.get(name, 1.0)) <= 0:
+                raise JobError(f"expected {name} greater than 0, found {limit:g}")
+        return until
+
     @check("strategy")
     @classmethod
     def _says_something(cls, strategy: str) -> str:
@@ -289,7 +213,7 @@ class Job(_Words):
 
     @check_whole(mode="after")
     def _hangs_together(self) -> Job:
-        possible = (*BUDGETS, *self.task.metrics)
+        possible = (*BUDGETS, *self.task.scores)
         unknown = [name for name in self.until if name not in possible]
         if unknown or not self.until:
             raise JobError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -87,18 +87,25 @@ def _keys(words: type[BaseModel], given: Mapping[str, Any], between: str) -> Ite
 
 
 def _entry(key: str, value: Any, field: FieldInfo) -> Iterator[str]:
-    words = field.annotation
-    if _is_block(words) and isinstance(value, Mapping):
+    words = _block(field.annotation, value)
+    if words is None:
+        yield f"{key}: {write_inline(value)}"
+    else:
         yield f"{key}:"
         for entry in _keys(words, value, ""):
             yield from (f"  {line}" for line in entry.splitlines())
-    else:
-        yield f"{key}: {write_inline(value)}"
 
 
-def _is_block(words: object) -> TypeGuard[type[BaseModel]]:
-    """Whether a key's own keys stand below it; what a name is called with stands beside it."""
-    return isinstance(words, type) and issubclass(words, BaseModel) and not issubclass(words, Ref)
+def _block(shape: object, value: object) -> type[BaseModel] | None:
+    """Whose keys stand below a key, by kind where there are several; those of a `Ref` do not."""
+    if not isinstance(value, Mapping):
+        return None
+    for words in get_args(shape) or (shape,):
+        if isinstance(words, type) and issubclass(words, BaseModel) and not issubclass(words, Ref):
+            kind = words.model_fields.get("kind")
+            if kind is None or kind.default == value.get("kind", kind.default):
+                return words
+    return None
 
 
 def _default(field: FieldInfo) -> Any:

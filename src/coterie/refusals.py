@@ -54,7 +54,7 @@ def refusal(
     where = ".".join(map(str, path))
     match first["type"]:
         case "extra_forbidden":
-            return _unknown_key(path, words, whole)
+            return _unknown_key(path, words, whole, first["loc"])
         case "missing":
             return f"expected the key {where}, found none; add it"
         case "value_error":
@@ -76,21 +76,23 @@ def shown(found: object) -> str:
 
 
 def _key_path(problem: ErrorDetails, data: object) -> tuple[int | str, ...]:
-    # Beyond the user's own keys pydantic's location names members of unions: cut there.
+    # Between the user's own keys pydantic's location names members of unions: leave those out.
     path: list[int | str] = []
     for key in problem["loc"]:
         try:
             data = data[key]  # type: ignore[index]
         except (KeyError, IndexError, TypeError):
-            break
+            continue
         path.append(key)
     return (*path, problem["loc"][-1]) if problem["type"] == "missing" else tuple(path)
 
 
-def _unknown_key(path: Sequence[int | str], words: type[BaseModel], whole: str) -> str:
+def _unknown_key(
+    path: Sequence[int | str], words: type[BaseModel], whole: str, loc: Sequence[int | str]
+) -> str:
     *parents, found = map(str, path)
     for key in parents:
-        words = _words_at(words, key)
+        words = _words_at(words, key, loc)
     named = words.model_fields.items()
     known = [str(field.validation_alias or name) for name, field in named]
     near = difflib.get_close_matches(found, known, n=1)
@@ -100,15 +102,18 @@ def _unknown_key(path: Sequence[int | str], words: type[BaseModel], whole: str) 
     return f"expected a key of {'.'.join(parents) or whole}, found {found!r}; {hint}"
 
 
-def _words_at(words: type[BaseModel], key: str) -> type[BaseModel]:
+def _words_at(words: type[BaseModel], key: str, loc: Sequence[int | str]) -> type[BaseModel]:
+    """The words below a key; of several, those whose kind the location of the problem names."""
     field = words.model_fields.get(key)
     pending = [field.annotation] if field else []  # a name of the user's own is no field: stay
+    found: list[type[BaseModel]] = []
     while pending:
         kind = pending.pop()
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
+            found.append(kind)
         pending.extend(get_args(kind))
-    return words
+    meant = [each for each in found if (f := each.model_fields.get("kind")) and f.default in loc]
+    return (meant or found or [words])[0]
 
 
 def _wanted(problem: ErrorDetails) -> str:

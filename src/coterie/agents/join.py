@@ -24,8 +24,8 @@ from coterie.code import check_same, unpack
 from coterie.config import Job, load_job, parse_job
 from coterie.errors import CoterieError, JobError, JoinError, TrainingError
 from coterie.machine import Watch, cores, memory_available_bytes
+from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate
-from coterie.tasks.supervised import from_spec
 from coterie.transport.control import ControlClient
 from coterie.transport.messages import (
     Bye,

@@ -317,7 +317,7 @@ def _in_pipeline(
     loss_sum = 0.0
     for step in range(max(len(batches) for batches in shares)):
         indices = [i for batches in shares for batch in batches[step : step + 1] for i in batch]
-        batch = learner.task.fetch(indices)
+        batch = learner.fetch(indices)
         began_s = yield do.Now()
         loss = yield do.Pass(
             team,

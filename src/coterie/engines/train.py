@@ -19,7 +19,8 @@ from coterie.agents.learner import Setup
 from coterie.config import Job, parse_job
 from coterie.engines.launch import Result, Show, alone, launch
 from coterie.errors import JobError
-from coterie.tasks.supervised import Supervised, checked
+from coterie.tasks.base import NamedTask
+from coterie.tasks.kinds import checked
 from coterie.watch.progress import choose_screen
 
 MakeOptimizer = Callable[..., Optimizer]
@@ -43,7 +44,7 @@ class Options(TypedDict, total=False):
 
 
 def train(
-    task: Supervised | Sequence[Supervised],
+    task: NamedTask | Sequence[NamedTask],
     optimizer: MakeOptimizer,
     batch: int,
     until: Mapping[str, float],
@@ -58,6 +59,7 @@ def train(
     CoterieError for bad input.
 
     >>> import tempfile, torch
+    >>> from coterie.tasks import Supervised
     >>> pairs = torch.utils.data.TensorDataset(torch.eye(2), torch.tensor([0, 1]))
     >>> task = Supervised("eye", lambda: nn.Linear(2, 2), pairs, pairs)
     >>> with tempfile.TemporaryDirectory() as runs:
@@ -83,7 +85,7 @@ def train(
 
 def _start(
     job: Job,
-    task: Supervised,
+    task: NamedTask,
     optimizer: MakeOptimizer,
     options: Options,
     where: tuple[Path, Path | None, Show],
@@ -107,28 +109,23 @@ def _is_many(job: Job) -> bool:
     return job.agents.num_known != 1 or job.agents.remote > 0
 
 
-def _only(task: Supervised | Sequence[Supervised]) -> Supervised:
-    tasks = [task] if isinstance(task, Supervised) else list(task)
+def _only(task: NamedTask | Sequence[NamedTask]) -> NamedTask:
+    tasks = list(task) if isinstance(task, Sequence) else [task]
     if len(tasks) != 1:
-        raise JobError(f"expected one task, found {len(tasks)}; give one Supervised")
+        raise JobError(f"expected one task, found {len(tasks)}; give one")
     return tasks[0]
 
 
 def _job(
-    task: Supervised,
+    task: NamedTask,
     optimizer: MakeOptimizer,
     batch: int,
     until: Mapping[str, float],
     options: Options,
 ) -> Job:
     """The job as a file would say it; objects that only this process has are named as they are."""
-    given = task.given
-    spec: dict[str, Any] = {
-        "metrics": {name: _reference(metric) for name, metric in given["metrics"].items()}
-    }
-    for key in ("model", "train", "test", "loss", "collate", "predict"):
-        if given[key] is not None:
-            spec[key] = _reference(given[key])
+    spec: dict[str, Any] = {"kind": task.kind}
+    spec |= {key: _said(value) for key, value in task.given.items() if value is not None}
     agents = options.get("agents", 1)
     data: dict[str, Any] = {
         "name": task.name,
@@ -144,11 +141,12 @@ def _job(
         data["scheduler"] = {**_reference(options["scheduler"]), "every": every}
     for key in ("strategy", "seed", "listen", "checkpoint_every_s", "deterministic"):
         if key in options:
-            data[key] = options[key]  # type: ignore[literal-required]
+            data[key] = options[key]
     job = parse_job(data, "coterie.train")
     if _is_many(job):
-        for where, found in {**spec, **spec["metrics"], "optimizer": data["optimizer"]}.items():
-            if where != "metrics" and found["call"].startswith(_HERE):
+        named = {**spec, **spec.get("metrics", {}), "optimizer": data["optimizer"]}
+        for where, found in named.items():
+            if isinstance(found, dict) and found.get("call", "").startswith(_HERE):
                 raise JobError(
                     f"expected {where} to be a function or class at the top of a module, found "
                     "one that only this process has; agents run in processes of their own and "
@@ -158,6 +156,16 @@ def _job(
 
 
 _HERE = "this.process:"
+
+
+def _said(value: Any) -> Any:
+    """How a job file says what a task was given: by name, unless it is a plain number."""
+    match value:
+        case dict() if all(map(callable, value.values())):
+            return {name: _reference(each) for name, each in value.items()}
+        case int() | float():
+            return value
+    return _reference(value)
 
 
 def _reference(target: Any) -> dict[str, Any]:

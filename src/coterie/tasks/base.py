@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -54,3 +54,29 @@ class IndexedTask(Task, Protocol):
 
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, collated in that order."""
+
+
+class NamedTask(IndexedTask, Protocol):
+    """A task that a job file can name, so that other processes build it anew."""
+
+    kind: ClassVar[str]  # as the job file's `task.kind` says it
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The arguments of that kind, as they were given; None for what was not."""
+
+
+@runtime_checkable
+class StagedTask(IndexedTask, Protocol):
+    """A task whose batches are (inputs, targets), and whose loss is of outputs and targets.
+
+    That is all that a pipeline asks: its first member has the inputs, its last one the targets.
+    """
+
+    @property
+    def criterion(self) -> Callable[[Any, Any], Tensor]:
+        """The mean loss of outputs and targets."""
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether stages, on one part of a batch after another, would learn just the same."""
