@@ -8,7 +8,9 @@ import pytest
 
 from coterie.transport import messages as say
 
-PHASES = [say.Probe, say.Term, say.ProbeLinks, say.Block, say.Evaluate, say.Save, say.Stop]
+PHASES = [
+    *(say.Probe, say.Term, say.ProbeLinks, say.Block, say.Land, say.Evaluate, say.Save, say.Stop)
+]
 
 
 def learned_once(p, num_epochs=3):

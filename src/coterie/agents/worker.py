@@ -5,6 +5,7 @@ Written as a generator of effects, so that real sockets and virtual time drive t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +60,8 @@ class Worker(Member):
         if isinstance(order, Who):
             yield do.Tell(self.back())
         elif isinstance(order, Probe):
-            probed = yield from probe_steps(self.learner, order)
+            room_bytes = self.hello.memory_bytes if self.hello else math.inf
+            probed = yield from probe_steps(self.learner, order, room_bytes)
             yield do.Tell(probed.model_copy(update={"cores": self.granted()}))
         elif isinstance(order, Term):
             if order.number > self.term.number:

@@ -165,6 +165,8 @@ def _probed(run: Run, name: str, probed: say.Probed) -> None:
         if batch == max(b for b, _ in probed.timings):
             solo.add(batch, 1, seconds)
     member.solo_per_s = solo.per_s or 0.0
+    if probed.warning:
+        run.event("warning", text=f"{name}: {probed.warning}")
     run.event("measured", member=name, solo_per_s=member.solo_per_s, **_device(member.device))
 
 

@@ -73,6 +73,7 @@ class Probed(Wire):
     bytes_per_sample: float
     chain: tuple[tuple[str, float, int, float, float], ...] = ()  # a world's layers, if it is one
     cores: float | None = None  # that were granted meanwhile: see Report
+    warning: str = ""  # of what could not be measured as it should
 
 
 class Linked(Wire):
