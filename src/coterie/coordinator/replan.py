@@ -15,6 +15,7 @@ from coterie.coordinator.listing import named
 from coterie.coordinator.model import equal_option, predict, shares_for
 from coterie.coordinator.noise import Advice, advise
 from coterie.coordinator.perceive import fold, has_jumped, scatter
+from coterie.coordinator.quorum import tell_quorum, within_reach
 from coterie.coordinator.run import Run
 from coterie.errors import JobError, StrategyError
 from coterie.sync.chain import Strategy
@@ -32,7 +33,8 @@ def choose(run: Run, cause: str) -> None:
     """Decide on what is believed now, and make it the plan from the next block on."""
     if run.stopping or run.torn:
         return
-    asked = (run.asked,) if run.asked else None
+    world = linked(run)
+    asked = (within_reach(run.asked, len(world.devices)),) if run.asked else None
     if asked and _closure_needed(run) and not asked[0].walks:
         raise StrategyError(
             f"expected a strategy that walks, such as local-sgd(8), found {run.job.strategy}: this "
@@ -42,15 +44,17 @@ def choose(run: Run, cause: str) -> None:
     number = run.decisions[-1].number + 1 if run.decisions else 1
     if run.job.deterministic and run.asked:
         speeds = run.job.agents.speeds
-        decision = fixed_decision(linked(run), run.layout, (number, cause), run.asked, speeds)
+        decision = fixed_decision(world, run.layout, (number, cause), run.asked, speeds)
     else:
-        best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
-        decision = settled(run, steady(best, run.layout, run.strategy))
+        best = choices.decide(world, run.layout, number, cause, asked or closures(run))
+        under_way = asked[0] if asked and run.strategy else run.strategy
+        decision = settled(run, steady(best, run.layout, under_way))
     if advice := advice_of(run):
         decision = replace(decision, reasons=(*decision.reasons, str(advice)))
     close_decision(run)
     run.decisions.append(decision)
     adopt(run, decision)
+    tell_quorum(run)
     run.event("decision", **as_event(decision))
 
 

@@ -36,6 +36,7 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
     last_epoch, batch = run.job.until.get("epochs", float("inf")), steps_on(run)
     grant = run.ledger.grant(shares, every, num_rounds, last_epoch, batch)
     if grant is not None:
+        run.alike = run.alike and not run.strategy.walks
         block = say.Block(
             term=run.term.number,
             first_round=grant.first_round,

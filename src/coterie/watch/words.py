@@ -179,6 +179,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "trust": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
     "trial": lambda e: text_of(e, "text"),
     "noise": lambda e: text_of(e, "text"),
+    "quorum": lambda e: text_of(e, "text"),
     "doubt": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
     "stopped": lambda e: text_of(e, "reason") + (", resumable" if e.get("resumable") else ""),
