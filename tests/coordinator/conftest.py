@@ -100,6 +100,10 @@ class Play:
             store=store or f"{name}:1",
         )
 
+    def hello_of_server(self, pid: int) -> say.Hello:
+        """What a server of the star road says first."""
+        return self._hello(say.HUB, f"there:{pid}").model_copy(update={"pid": pid})
+
     def ready(self, shape: tuple[int, ...] = (10,), needs_closure: bool = False) -> say.Ready:
         return say.Ready(
             names=("w",), shapes=(shape,), num_train=self.num_train, needs_closure=needs_closure

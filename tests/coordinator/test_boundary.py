@@ -263,3 +263,42 @@ def test_the_waits_of_equal_shares_teach_nothing_of_the_plan(play):
     p.enter()
     p.until_true(lambda: p.of("window"))
     assert p.run.paces == {}
+
+
+@pytest.mark.parametrize("before_s", [0.0, 0.4])
+def test_a_window_in_which_members_step_alone_is_part_of_no_pause(play, before_s):
+    p = play(baselines=["solo"], until=ENDLESS).enter()
+    p.until_true(lambda: p.run.gauge.arm == "solo")
+    began_s = p.now_s
+    p.kill("b")
+    p.wait(1.25)  # the others do not hear of it
+    assert p.run.gauge.arm == "solo"
+    p.until_true(lambda: p.run.pauses)
+    ended_s = p.now_s
+    p.wait(0.5)
+    gap_s = before_s + p.now_s - began_s
+    told = {"first_round": 1, "last_round": 1, "num_samples": 0, "num_steps": 0, "loss": 0.0}
+    told |= {"cohort": ("a", "c"), "compute_s": 0.0, "exchange_s": 0.0, "gap_s": gap_s}
+    p.say("a", say.Report(term=p.run.term.number, **told))
+    assert p.run.pauses == [{"a": pytest.approx(before_s + p.now_s - ended_s)}]
+
+
+def test_one_that_dies_in_such_a_window_and_is_back_at_once_is_not_waited_for(play):
+    p = play(baselines=["solo"], until=ENDLESS).enter()
+    p.until_true(lambda: p.run.gauge.arm == "solo")
+    p.kill("b")
+    p.enter("b")
+    p.until(say.Block, to="b")
+
+
+def test_what_a_plan_puts_on_one_machine_alone_is_saved_at_once(play):
+    p = play(2, strategy="auto", checkpoint_every_s="auto", until=ENDLESS)
+    p.per_sample_s["b"] = 1.0
+    p.enter()
+    p.until(say.Save, to="a")
+    assert p.run.term.members == ("a",)
+    assert p.run.elapsed_s < LEAST_S
+    p.until_true(lambda: p.checkpoints)
+    told = len(p.orders_of(say.Save))
+    p.until_true(lambda: p.run.ledger.next_round > p.checkpoints[0].meta["round"] + 3)
+    assert len(p.orders_of(say.Save)) == told  # and from there on once in a while

@@ -26,6 +26,10 @@ from tests.engines.conftest import job
 CHANGE_AT_S = 30.0
 NUM_TRAIN, BATCH = 40_000, 64
 PAIRS = TensorDataset(torch.zeros(NUM_TRAIN, 100), torch.zeros(NUM_TRAIN, dtype=torch.long))
+NOISE = TensorDataset(
+    torch.randn(NUM_TRAIN, 100, generator=torch.Generator().manual_seed(3)), PAIRS.tensors[1]
+)
+LIVELY = Supervised("l", lambda: nn.Linear(100, 100), NOISE, NOISE, metrics={})
 NET = Supervised("t", lambda: nn.Linear(100, 100), PAIRS, PAIRS, metrics={})
 LAYOUT = Layout.of(nn.Linear(100, 100))
 
@@ -49,6 +53,11 @@ def play(
     made = job(strategy, 1e6, batch=BATCH)
     with torch.random.fork_rng(devices=[]):
         return Simulation(made, Setup(NET, sgd), where, faults).run(until_s).events
+
+
+def members(simulation: Simulation) -> list[Any]:
+    """Those of the last term."""
+    return [simulation._agents[name].worker for name in simulation.coordinator.run.term.members]
 
 
 def of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -185,6 +194,25 @@ def test_a_link_that_gets_ten_times_slower_is_probed_again_and_changes_the_plan(
     rates = {(k["a"], k["b"]): k["bytes_per_s"] for k in then["world"]["links"]}
     assert rates["a", "c"] == pytest.approx(4e4, rel=0.05)
     assert rates["a", "b"] == rates["b", "c"] == pytest.approx(4e5, rel=0.05)
+
+
+def test_members_that_walked_by_optimizers_of_their_own_agree_before_gradients_travel() -> None:
+    def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters)
+
+    wider = Fault("a", CHANGE_AT_S, kind="narrow", factor=0.01)
+    wider_too = Fault("b", CHANGE_AT_S, kind="narrow", factor=0.01)
+    simulation = Simulation(
+        job("auto", 1e6, batch=BATCH), Setup(LIVELY, adam), world(1.2e5), [wider, wider_too]
+    )
+    with torch.random.fork_rng(devices=[]):
+        events = simulation.run(60.0).events
+    first, *_, last = (parse(event["chosen"]["strategy"]) for event in of(events, "decision"))
+    assert first.walks
+    assert not last.walks
+    assert of(events, "disagreement") == []
+    states = [w.learner.optimizer.state_dict()["state"][0] for w in members(simulation)]
+    assert all(torch.equal(states[0]["exp_avg"], state["exp_avg"]) for state in states)
 
 
 def test_what_was_slowed_and_narrowed_for_a_while_is_as_before() -> None:

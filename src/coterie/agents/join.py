@@ -40,6 +40,7 @@ from coterie.transport.parcels import Assembly
 from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0
+AGAIN_S = 60.0  # for a coordinator to come in the place of one that called this agent back
 LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
 
 
@@ -79,8 +80,23 @@ def join(
     """Take part in a run until it ends; returns why it ended. Raises JoinError if not let in.
 
     `rest_s` says how long to rest after computing for some seconds: a throttle without cgroups. A
-    learner that was built beforehand saves the time to build one.
+    learner that was built beforehand saves the time to build one. Where the run goes on from its
+    checkpoint, this agent comes back as a new one would.
     """
+    why, again = _part(name, place, rest_s, learner, WELCOME_S)
+    while again:
+        why, again = _part(name, place, rest_s, None, AGAIN_S)
+    return why
+
+
+def _part(
+    name: str,
+    place: Place,
+    rest_s: Callable[[float], float],
+    learner: Learner | None,
+    patience_s: float,
+) -> tuple[str, bool]:
+    """Take part once: why it ended, and whether to come back."""
     key = place.key if isinstance(place.key, JoinKey) else JoinKey.read(place.key)
     endpoint = place.endpoint
     _check_byte_order(sys.byteorder)
@@ -90,7 +106,7 @@ def join(
     try:
         roads = Roads(address_towards(endpoint), key, name, client.inbox)
         first = hello(name, roads.ring.store_endpoint, best_device())
-        welcome, files = _welcome(client, first, endpoint)
+        welcome, files = _welcome(client, first, endpoint, patience_s)
         root = _root(place, welcome, client)
         try:
             job = parse_job({**welcome.job, "root": str(root.resolve())})
@@ -99,13 +115,13 @@ def join(
                 worker.resume(files)
         except CoterieError as error:
             client.tell(Refused(reason=str(error)))
-            return str(error)
+            return str(error), False
         client.tell(worker.learner.ready())
         with repeatable(job.deterministic):
             why = drive(worker.live(), Performer(name, client, roads, rest_s))
         if client.given_up:
             raise TrainingError(client.given_up)
-        return why
+        return why, worker.again
     finally:
         if roads is not None:
             roads.close()
@@ -148,17 +164,17 @@ def hello(name: str, store: str, device: str) -> Hello:
 
 
 def _welcome(
-    client: ControlClient, first: Hello, endpoint: str
+    client: ControlClient, first: Hello, endpoint: str, patience_s: float
 ) -> tuple[Welcome, dict[str, bytes]]:
     client.tell(first)
-    while isinstance(welcome := client.inbox.get(WELCOME_S), Who):
+    while isinstance(welcome := client.inbox.get(patience_s), Who):
         client.tell(first)  # to a coordinator that came after the one it was said to
     if isinstance(welcome, Stop):
         raise JoinError(f"expected to join the run at {endpoint}, found: {welcome.reason}")
     if not isinstance(welcome, Welcome):
         raise JoinError(
             f"expected a coordinator at {endpoint} that knows this key, found none within "
-            f"{WELCOME_S:.0f} s; check the address, and copy join.key again"
+            f"{patience_s:.0f} s; check the address, and copy join.key again"
         )
     assembly = Assembly()
     while len(assembly.files) < welcome.num_files:

@@ -48,6 +48,7 @@ class Worker(Member):
                 order = self.backlog.popleft() if self.backlog else (yield do.Hear())
                 yield from self._carry_out(order)
         except Stopped as stop:
+            self.again = stop.again
             yield do.Tell(Bye())
             return str(stop)
         except CoterieError as error:
@@ -56,7 +57,7 @@ class Worker(Member):
 
     def _carry_out(self, order: Any) -> do.Life[None]:
         if isinstance(order, Stop):
-            raise Stopped(order.reason)
+            raise Stopped(order)
         if isinstance(order, Who):
             yield do.Tell(self.back())
         elif isinstance(order, Probe):

@@ -73,9 +73,7 @@ def hear(run: Run, name: str, message: Any) -> None:
 
 def _hello(run: Run, hello: say.Hello) -> None:
     if hello.name == say.HUB:
-        run.hub = hello
-        run.event("server", state="joined", pid=hello.pid)
-        run.tell(say.HUB, say.Welcome(job={}))
+        _hello_server(run, hello)
         return
     if hello.name in run.members:
         run.tell(
@@ -83,7 +81,7 @@ def _hello(run: Run, hello: say.Hello) -> None:
         )
         return
     state = "returned" if hello.name in run.known else "joined"
-    run.known.add(hello.name)
+    run.known[hello.name] = hello.pid
     run.members[hello.name] = Member(hello, Pulse(run.now_s))
     run.event("agent", member=hello.name, state=state, cores=hello.cores, pid=hello.pid)
     files = dict(run.resume.files) if run.resume and not run.plan else {}
@@ -96,6 +94,16 @@ def _hello(run: Run, hello: say.Hello) -> None:
     for file, data in files.items():
         for piece in pieces(-1, file, data):
             run.tell(hello.name, piece)
+
+
+def _hello_server(run: Run, hello: say.Hello) -> None:
+    if run.is_fenced(hello) or run.hub == hello:  # or it was asked twice
+        return
+    if hello.pid != run.hub_pid:  # else another coordinator saw it come
+        run.hub_pid, run.hub_start_s = hello.pid, run.now_s - run.hub_awaited_s
+    run.hub, run.hub_pulse = hello, Pulse(run.now_s)
+    run.event("server", state="joined", pid=hello.pid, seconds=run.hub_start_s)
+    run.tell(say.HUB, say.Welcome(job={}))
 
 
 def _ready(run: Run, name: str, ready: say.Ready) -> None:
@@ -270,6 +278,10 @@ def _back(run: Run, name: str, back: say.Back) -> None:
             _catch_up(run, back)
             run.torn, run.why_torn = True, f"{name} was not heard for a while"
         return
+    if not run.reuniting and run.known.get(name) != back.hello.pid:
+        reason = "the run has gone on from its checkpoint"  # and what this agent holds is not in it
+        run.tell(name, say.Stop(reason=reason, at_once=True, again=True))
+        return
     layout = Layout(back.ready.names, back.ready.shapes)
     if (run.layout, run.ledger.num_train) != (layout, back.ready.num_train):
         run.members[name] = Member(back.hello, Pulse(run.now_s))
@@ -281,7 +293,7 @@ def _back(run: Run, name: str, back: say.Back) -> None:
     # One that began anew, and was in no term yet, holds nothing of what its name held before.
     member.holds = run.reuniting and name in run.term.members and back.term > 0
     run.members[name] = member
-    run.known.add(name)
+    run.known[name] = back.hello.pid
     run.event("agent", member=name, state="returned", pid=back.hello.pid)
     if member.device is None and run.probing:
         run.tell(name, run.probe())
@@ -321,7 +333,11 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
             _time(run, name, report)
     listen(run, name, report)
     if report.gap_s:
-        pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())
+        since_s = run.now_s - report.gap_s
+        aside_s = sum(
+            end_s - max(begin_s, since_s) for begin_s, end_s in run.asides if end_s > since_s
+        )
+        pause_s = max(0.0, report.gap_s - aside_s - run.gauge.typical_round_s())
         if run.pauses:
             run.pauses[-1][name] = pause_s
         run.event("pause", member=name, seconds=pause_s)
@@ -339,32 +355,6 @@ def _time(run: Run, name: str, report: say.Report) -> None:
             if steps > 0 and seconds > 0 and math.isfinite(seconds)
         ],
     )
-
-
-def log_final(run: Run) -> None:
-    """Put on record what has become final: rounds with their owners, and epochs learned whole."""
-    final, finished = run.ledger.drain()
-    for number, done in final:
-        leases = {m: k.spans for m, k in done.leases.items() if k.num_samples}
-        run.event(
-            "committed",
-            term=run.term.number,
-            first_round=number,
-            last_round=number,
-            data_epoch=done.data_epoch,
-            leases=leases,
-        )
-    for data_epoch in finished:
-        run.epoch_loss = run.loss_sum / max(1, run.num_losses)
-        run.loss_sum, run.num_losses = 0.0, 0
-        run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
-
-
-def put_on_record(run: Run) -> None:
-    """The books as they stand; first what has become final, which is no part of them."""
-    log_final(run)
-    run.event("books", **run.ledger.books())
-    run.ledger.freed = False
 
 
 def _scores(run: Run, name: str, scores: say.Scores) -> None:

@@ -17,6 +17,7 @@ from coterie.coordinator.noise import Advice, advise
 from coterie.coordinator.perceive import fold, has_jumped, scatter
 from coterie.coordinator.prices import cohort_of, sentence_of
 from coterie.coordinator.progress import Stretch, believed
+from coterie.coordinator.quorum import tell_quorum, within_reach
 from coterie.coordinator.run import Run
 from coterie.errors import JobError, StrategyError
 from coterie.sync.chain import Strategy
@@ -34,7 +35,8 @@ def choose(run: Run, cause: str) -> None:
     """Decide on what is believed now, and make it the plan from the next block on."""
     if run.stopping or run.torn:
         return
-    asked = (run.asked,) if run.asked else None
+    world = linked(run)
+    asked = (within_reach(run.asked, len(world.devices)),) if run.asked else None
     if asked and _closure_needed(run) and not asked[0].walks:
         raise StrategyError(
             f"expected a strategy that walks, such as local-sgd(8), found {run.job.strategy}: this "
@@ -44,17 +46,19 @@ def choose(run: Run, cause: str) -> None:
     number = run.decisions[-1].number + 1 if run.decisions else 1
     if run.job.deterministic and run.asked:
         speeds = run.job.agents.speeds
-        decision = fixed_decision(linked(run), run.layout, (number, cause), run.asked, speeds)
+        decision = fixed_decision(world, run.layout, (number, cause), run.asked, speeds)
     else:
-        best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
+        best = choices.decide(world, run.layout, number, cause, asked or closures(run))
         free = run.strategy is None and not run.asked
-        kept = at_first(best, run.layout) if free else steady(best, run.layout, run.strategy)
+        under_way = asked[0] if asked and run.strategy else run.strategy
+        kept = at_first(best, run.layout) if free else steady(best, run.layout, under_way)
         decision = settled(run, kept)
     if advice := advice_of(run):
         decision = replace(decision, reasons=(*decision.reasons, str(advice)))
     close_decision(run)
     run.decisions.append(decision)
     adopt(run, decision)
+    tell_quorum(run)
     run.event("decision", **as_event(decision))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 
-from coterie.coordinator.hear import put_on_record
+from coterie.coordinator.account import put_on_record
 from coterie.coordinator.run import Run
 from coterie.coordinator.shares import paced_batch
 from coterie.transport import messages as say
@@ -37,6 +37,7 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
     last_epoch, batch = run.job.until.get("epochs", float("inf")), steps_on(run)
     grant = run.ledger.grant(shares, every, num_rounds, last_epoch, batch)
     if grant is not None:
+        run.alike = run.alike and not run.strategy.walks
         block = say.Block(
             term=run.term.number,
             first_round=grant.first_round,

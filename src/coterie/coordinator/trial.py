@@ -42,11 +42,13 @@ def try_out(run: Run, option: Option) -> Wait:
     yield from drained(run)
     if not (run.torn or run.stopping):
         run.plan, run.strategy = option, parse(option.strategy)
+        yield from keep_membership(run)
         run.gauge.mark("trial", TRIAL)
         turn(run)
         yield from _rounds(run, option)
         run.plan, run.strategy = plan, strategy
         turn(run)
+        yield from keep_membership(run)
     flow = run.gauge.decisions.pop(TRIAL, Flow())
     run.tried_s += run.now_s - began_s
     run.paces.clear()
@@ -76,8 +78,22 @@ def _affordable(run: Run, option: Option) -> bool:
     assert run.plan is not None
     # Blocks under way, and those given out ahead, have to end before and after.
     around_s = 2 * max(BLOCK_S, run.plan.round_s) + 2 * max(BLOCK_S, option.round_s)
-    cost_s = max(TRIED_S, TRIED_ROUNDS * option.round_s) + around_s
+    cost_s = max(TRIED_S, TRIED_ROUNDS * option.round_s) + around_s + _agreeing_s(run, option)
     return run.tried_s + cost_s <= TRIED_PART * run.elapsed_s
+
+
+def _agreeing_s(run: Run, option: Option) -> float:
+    """To agree on all that a member is, on the way to gradients: weights, and two moments of each.
+
+    One tells the others, one after the other, by the slowest of their links.
+    """
+    assert run.strategy is not None
+    assert run.layout is not None
+    if parse(option.strategy).walks == run.strategy.walks:
+        return 0.0
+    links = run.world.only(tuple(option.shares)).links
+    slowest = min((link.bytes_per_s for link in links), default=float("inf"))
+    return (len(option.shares) - 1) * 12 * run.layout.size / slowest
 
 
 def _rounds(run: Run, option: Option) -> Wait:

@@ -24,6 +24,7 @@ from coterie.engines.processes import (
     FAILED,
     GROWN_S,
     INTERRUPTED,
+    KEY_FILES,
     MAX_RESTARTS,
     REFUSED,
     member_names,
@@ -163,6 +164,9 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
                 break
             num_starts += 1
     code = host.popen.returncode
+    if code == BEREFT:  # again and again
+        for name in KEY_FILES:
+            (run / name).unlink(missing_ok=True)
     if code == REFUSED:
         raise _Refused(complaint)
     if code == INTERRUPTED or summary:
@@ -185,15 +189,14 @@ class _Host:
     """The coordinating process; the first Ctrl-C asks it to stop, the second ends it at once."""
 
     def __init__(self, run: Path, resume: Path | None) -> None:
-        self._run, self._resume = run, resume
+        self._run = run
         self._signals = iter(URGES)
         self._asked = False  # to end
-        self.popen = self._start(again=False)
+        self.popen = self._start(resume)
 
-    def _start(self, again: bool) -> subprocess.Popen[bytes]:
+    def _start(self, resume: Path | None, how: str = "") -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "coterie.engines.local", str(self._run)]
-        command += ["" if again or self._resume is None else str(self._resume)]
-        command += ["again"] if again else []
+        command += ["" if resume is None else str(resume), how]
         self._started_s = time.monotonic()
         popen = subprocess.Popen(
             command,
@@ -227,10 +230,10 @@ class _Host:
     def may_go_on(self, has_begun: bool) -> bool:
         """Start one in the place of one that ended before its run did; whether there is need to."""
         if self.popen.returncode == BEREFT and not self._asked:
-            self._resume = self._run
-            self.popen = self._start(again=False)
+            is_saved = bool(checkpoint.good_checkpoints(self._run))
+            self.popen = self._start(self._run if is_saved else None, "anew")
         elif self.popen.returncode < 0 and has_begun and not self._asked:
-            self.popen = self._start(again=True)
+            self.popen = self._start(None, "again")
         else:
             return False
         return True

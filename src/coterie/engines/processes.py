@@ -26,7 +26,8 @@ THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the re
 # torch asks for the name of each address that it connects to; a slow answer would hold up a term.
 QUICK_NAMES = {"RES_OPTIONS": "timeout:1 attempts:1"}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-BEREFT = 3  # of a coordinator whose run goes on from a checkpoint alone
+BEREFT = 3  # of a coordinator whose run goes on from a checkpoint alone, or from its start
+KEY_FILES = ("join.key", "coordinator.key")
 UNSEEN = 256  # no process ends with it: of one that nobody could wait for
 NOBODY = 0  # a number that no process has
 WAIT_S = 0.01
@@ -274,6 +275,11 @@ class Server:
         if code is not None:
             self.popen = None
         return code
+
+    def kill(self) -> None:
+        """Kill -9: it ends one that is stopped as well."""
+        if self.popen is not None:
+            self.popen.kill()
 
     def close(self) -> None:
         """Leave no process behind."""

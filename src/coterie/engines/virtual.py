@@ -17,6 +17,7 @@ from coterie.world import Device
 CONTROL_S = 0.001  # of a control message
 DETECT_S = 0.01  # until the engine's word of a death arrives
 BEAT_S = 0.25
+START_S = 0.5  # of a server in the place of another
 ASK_S = 1.0  # between two times that a stranger is asked who it is
 
 
@@ -61,8 +62,9 @@ class VirtualHost:
         self,
         make: Callable[[Sequence[dict[str, Any]]], Coordinator],
         send: Callable[[str, say.Wire], None],
+        end: Callable[[str], None],
     ) -> None:
-        self._make, self._send = make, send
+        self._make, self._send, self._end = make, send, end
         self.coordinator = make(())
         self.is_up = True
         self.life = 1  # of the coordinators: what one of them said last dies with it
@@ -108,6 +110,7 @@ class VirtualHost:
         self.checkpoints += c.checkpoints
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._pids.pop(name, None)
+            self._end(name)
         for laid_out in (c.log, c.outbox, c.checkpoints, c.evicted):
             laid_out.clear()
 
@@ -143,7 +146,7 @@ class VirtualTime(ABC):
     beat_s = BEAT_S
 
     def __init__(self, make: Callable[[Sequence[dict[str, Any]]], Coordinator]) -> None:
-        self._host = VirtualHost(make, self._send)
+        self._host = VirtualHost(make, self._send, self._give_up)
         self._agents: dict[str, Agent] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._num_scheduled = 0
@@ -250,6 +253,11 @@ class VirtualTime(ABC):
         self._after(DETECT_S, lambda: self._host.lost(fault.member, self._now_s))
         if fault.back_after_s is not None:
             self._after(fault.back_after_s, lambda: self._start(fault.member))
+
+    def _give_up(self, name: str) -> None:
+        """A server that is given up is ended, and another one started."""
+        if name == say.HUB:
+            self._kill(Fault(name, self._now_s, START_S))
 
     def _replace_coordinator(self) -> None:
         self._host.come_back(self._now_s)

@@ -149,6 +149,10 @@ class Strategy:
         known = getattr(self.exchange, "weighted", True) != "score"  # weights, before the pass
         return ring and known and not before and self.exchange.agrees
 
+    def waiting_for(self, num: int) -> Strategy:
+        """The sentence with this quorum, if it has one."""
+        return chain(*(p.waiting_for(num) if isinstance(p, Exchange) else p for p in self.pieces))
+
     @property
     def _bare(self) -> Pack | None:
         return self.pack.codec if isinstance(self.pack, ErrorFeedback) else self.pack

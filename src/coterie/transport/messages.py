@@ -250,6 +250,7 @@ class Term(Wire):
     names: tuple[str, ...] = ()  # of the parameters, for a server that builds no model
     shapes: tuple[tuple[int, ...], ...] = ()
     strategy: str = ""  # that the server serves
+    alike: bool = False  # whether optimizers are to agree as well: each will step on one gradient
     given_out: int = 0  # the last round that was, whether or not this server has heard of it
     at_once: bool = False
 
@@ -311,11 +312,15 @@ class Save(Wire):
 
 
 class Stop(Wire):
-    """Leave; `at_once` breaks off a meeting."""
+    """Leave; `at_once` breaks off a meeting.
+
+    `again` is to come back as one that holds nothing: the run goes on from its checkpoint.
+    """
 
     kind: Literal["stop"] = "stop"
     reason: str
     at_once: bool = False
+    again: bool = False
 
 
 FromAgent = Annotated[

@@ -185,6 +185,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "trial": lambda e: text_of(e, "text"),
     "noise": lambda e: text_of(e, "text"),
     "kept": lambda e: text_of(e, "text"),
+    "quorum": lambda e: text_of(e, "text"),
     "doubt": lambda e: text_of(e, "text"),
     "grant": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
