@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from coterie.coordinator.candidates import candidates as worth_pricing
 from coterie.coordinator.cohorts import member_sets
+from coterie.coordinator.listing import named
 from coterie.coordinator.model import extra_bytes, shares_for, weigh
 from coterie.coordinator.parallel import pipelines
 from coterie.coordinator.prices import Cohort, Sentence, cohort_of, sentence_of
@@ -68,9 +69,8 @@ def decide(
     chosen = best(able)
     if not chosen.option.goodput_per_s > 0:
         raise JobError(
-            f"expected devices that get somewhere, found {chosen.option.round_s:.3g} s a round for "
-            f"the best of them, {', '.join(chosen.option.shares)}, and a chance of "
-            f"{chosen.option.survival:.2g} that none fails within it; measure them again"
+            f"expected devices that get somewhere, found rounds of {chosen.option.round_s:.3g} s on "
+            f"{named(chosen.option.shares)}, {chosen.option.survival:.0%} whole; measure them again"
         )
     lead = "As asked, " if candidates is not None and len(strategies) == 1 else ""
     return Decision(
