@@ -67,11 +67,7 @@ def decide(
             f"{nearest.refused}; {_mended(nearest)}"
         )
     chosen = best(able)
-    if not chosen.option.goodput_per_s > 0:
-        raise JobError(
-            f"expected devices that get somewhere, found rounds of {chosen.option.round_s:.3g} s on "
-            f"{named(chosen.option.shares)}, {chosen.option.survival:.0%} whole; measure them again"
-        )
+    _check_gets_on(chosen.option)
     lead = "As asked, " if candidates is not None and len(strategies) == 1 else ""
     return Decision(
         number=number,
@@ -117,6 +113,15 @@ def _check(world: World) -> None:
                 f"expected {device.name!r} to fail 0 times a second or more, found "
                 f"{device.failures_per_s}; count its failures again"
             )
+
+
+def _check_gets_on(option: Option) -> None:
+    if not option.goodput_per_s > 0:
+        raise JobError(
+            f"expected devices that get somewhere, found rounds of {option.round_s:.3g} s on "
+            f"{named(option.shares)}, of which {option.survival:.0%} see no failure; measure them "
+            "again"
+        )
 
 
 def _mended(option: Option) -> str:
