@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from coterie.coordinator.candidates import candidates as worth_pricing
 from coterie.coordinator.cohorts import member_sets
+from coterie.coordinator.listing import named
 from coterie.coordinator.model import extra_bytes, shares_for, weigh
 from coterie.coordinator.parallel import pipelines
 from coterie.coordinator.prices import Cohort, Sentence, cohort_of, sentence_of
@@ -67,12 +68,7 @@ def decide(
         )
     is_asked = candidates is not None and len(strategies) == 1
     chosen = (soonest if is_asked else best)(able)
-    if not chosen.option.goodput_per_s > 0:
-        raise JobError(
-            f"expected devices that get somewhere, found {chosen.option.round_s:.3g} s a round for "
-            f"the best of them, {', '.join(chosen.option.shares)}, and a chance of "
-            f"{chosen.option.survival:.2g} that none fails within it; measure them again"
-        )
+    _check_gets_on(chosen.option)
     return Decision(
         number=number,
         cause=cause,
@@ -117,6 +113,15 @@ def _check(world: World) -> None:
                 f"expected {device.name!r} to fail 0 times a second or more, found "
                 f"{device.failures_per_s}; count its failures again"
             )
+
+
+def _check_gets_on(option: Option) -> None:
+    if not option.goodput_per_s > 0:
+        raise JobError(
+            f"expected devices that get somewhere, found rounds of {option.round_s:.3g} s on "
+            f"{named(option.shares)}, of which {option.survival:.0%} see no failure; measure them "
+            "again"
+        )
 
 
 def _mended(option: Option) -> str:

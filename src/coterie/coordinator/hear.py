@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from coterie.code import digests
+from coterie.coordinator.account import log_final
 from coterie.coordinator.compensate import listen
 from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
