@@ -273,7 +273,7 @@ def test_whatever_befalls_anybody_each_sample_is_learned_once(
 ) -> None:
     faults = [] if coordinator is None else [Fault("", *coordinator, "coordinator")]
     faults += [] if server is None else [Fault(HUB, *server)]
-    of_c = [] if parse(sentence).least > 1 else of_c  # two are to be left for that
+    of_c = [] if parse(sentence).waiting_for(1).least > 1 else of_c  # two are to be left for that
     for member, waits in (("b", of_b), ("c", of_c)):
         now_s = 1.3
         for wait_s, back_after_s, kind in waits:

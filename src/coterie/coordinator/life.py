@@ -121,10 +121,10 @@ def found(run: Run) -> Wait:
 def plan(run: Run) -> Wait:
     """Decide for the first time; the run's clock begins."""
     quorum = run.asked.exchange.quorum if run.asked else 0
-    if quorum > len(run.members) and not run.by_itself:
+    if quorum > run.num_agents:  # of those, some may be lost already
         raise StrategyError(
             f"expected at least the {quorum} members that {run.asked} waits for, found "
-            f"{len(run.members)}; lower the quorum, or start more agents"
+            f"{run.num_agents}; lower the quorum, or start more agents"
         )
     run.began_s = run.saved_s = run.scored_s = run.reconsidered_s = run.now_s
     assert run.layout is not None
