@@ -207,7 +207,7 @@ def test_achievement_is_timed_by_the_first_member_alone(play):
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples_and_reaches_the_next_block(play):
     p = play(1, until=ENDLESS).until_training()
-    first = len(p.orders_of(say.Block)[0].rounds())
+    first = p.orders_of(say.Block)[0].tells
     p.loss = 4.0
     p.answer()
     p.loss = 1.0
