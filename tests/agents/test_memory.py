@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from coterie.agents.learner import Learner, Setup
-from coterie.agents.measure import CROWDED, probe_steps
+from coterie.agents.measure import CROWDED, UNSEEN, probe_steps
 from coterie.agents.memory import step_bytes
 from coterie.tasks.supervised import Supervised
 from coterie.transport.messages import Probe, Probed
@@ -72,10 +72,10 @@ def test_batches_that_no_machine_holds_are_weighed_and_leave_the_learner_as_it_w
 def test_a_batch_that_does_not_fit_is_not_tried() -> None:
     mine = learner(convolutions)
     _, per_sample = step_bytes(mine, (4_000, 16_000))
-    probed = probe(mine, room_bytes=20 * per_sample)
+    probed = probe(mine, room_bytes=20 * UNSEEN * per_sample)
     small, most = sorted({size for size, _ in probed.timings})
     assert small == 4 < most <= 0.8 * 20
-    assert probed.bytes_per_sample == pytest.approx(per_sample, rel=0.3)
+    assert probed.bytes_per_sample == pytest.approx(UNSEEN * per_sample, rel=0.3)
     assert probed.warning == ""
 
 

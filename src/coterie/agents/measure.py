@@ -25,6 +25,7 @@ MIN_STEPS = 3
 MAX_STEPS = 50
 PINGS = 5
 CROWDED = 0.25  # of what is free: beyond, what a step takes is found out before it is tried
+UNSEEN = 1.5  # times what tensors hold a process was seen to take: kernels and allocators need room
 MOST_OF_ROOM = 0.8  # is taken to try steps
 
 
@@ -86,7 +87,8 @@ def _shaped(learner: Learner, filling: int) -> tuple[tuple[float, float] | None,
     from coterie.agents.memory import in_words, step_bytes  # seldom needed, and slow to load
 
     try:
-        return step_bytes(learner, (max(2, filling // 4), max(4, filling))), ""
+        fixed, per_sample = step_bytes(learner, (max(2, filling // 4), max(4, filling)))
+        return (UNSEEN * fixed, UNSEEN * per_sample), ""
     except Exception as error:  # whatever user code or torch's private parts may raise
         return None, in_words(error)
 
