@@ -19,7 +19,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from coterie import demo, doctor, errors, machine
+from coterie import demo, doctor, errors, parent
 from coterie.agents import join
 from coterie.cli import app
 from coterie.config import Job
@@ -407,7 +407,7 @@ class TestJoin:
         monkeypatch.setattr(
             join, "stand_by", lambda job, place, *_: calls.append((job, place.root))
         )
-        monkeypatch.setattr(machine.Watch, "start", lambda watch: calls.append("tied"))
+        monkeypatch.setattr(parent.Watch, "start", lambda watch: calls.append("tied"))
         return calls
 
     def test_is_called_as_the_machine_and_never_rests(self, calls: list[Any]) -> None:

@@ -60,7 +60,8 @@ from coterie.doctor import examine
 from coterie.engines.processes import Adopted, may_hurry
 from coterie.engines.simulated import Simulation
 from coterie.engines.throttle import choose
-from coterie.machine import die_with_parent, perceive
+from coterie.machine import perceive
+from coterie.parent import die_with_parent
 from coterie.transport.secure import JoinKey, Keys
 from coterie.watch.events import audit
 from coterie.world import Device, Link, World

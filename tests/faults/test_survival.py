@@ -12,7 +12,7 @@ import psutil
 import pytest
 import zmq
 
-from coterie.machine import is_alive
+from coterie.parent import is_alive
 from coterie.transport.messages import Report, State, TornRound, encode
 from coterie.transport.secure import JoinKey
 from coterie.watch.events import audit

@@ -23,7 +23,8 @@ from coterie.agents.worker import Worker
 from coterie.code import check_same, unpack
 from coterie.config import Job, load_job, parse_job
 from coterie.errors import CoterieError, JobError, JoinError, TrainingError
-from coterie.machine import Watch, cores, memory_available_bytes
+from coterie.machine import cores, memory_available_bytes
+from coterie.parent import Watch
 from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate
 from coterie.transport.control import ControlClient

@@ -15,7 +15,7 @@ from coterie.agents.hub import Hub
 from coterie.agents.join import hello
 from coterie.agents.perform import FOREVER_S, drive
 from coterie.errors import CoterieError, JoinError, TrainingError
-from coterie.machine import Watch
+from coterie.parent import Watch
 from coterie.transport.control import ControlClient
 from coterie.transport.messages import HUB, Stop, Welcome, Who
 from coterie.transport.secure import JoinKey

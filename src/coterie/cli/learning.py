@@ -30,7 +30,7 @@ from coterie.errors import JobError
 
 if TYPE_CHECKING:
     from coterie.config import Job
-    from coterie.machine import Watch
+    from coterie.parent import Watch
     from coterie.transport.secure import JoinKey
     from coterie.watch.progress import Screen
 
@@ -131,7 +131,7 @@ def _key(given: str) -> Path | JoinKey:
 
 def _watched(beside: int) -> Watch:
     """A watch over the command that started this one, before torch is loaded, which takes long."""
-    from coterie.machine import Watch
+    from coterie.parent import Watch
 
     watch = Watch(beside)
     if beside:

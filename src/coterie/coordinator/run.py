@@ -82,6 +82,7 @@ class Run:
         self._lay_out()
         self._know_members(resume)
         self._know_progress()
+        self._know_measures()
 
     def _lay_out(self) -> None:
         self.outbox: list[tuple[str, say.Wire]] = []
@@ -143,6 +144,8 @@ class Run:
         self.regranted = False  # whether a machine grants another part of itself since
         self.told: dict[str, int] = {}  # by member: the newest round that it told of
         self.company: tuple[str, ...] = ()  # who met in the newest of all
+
+    def _know_measures(self) -> None:
         self.bandit, self.tried_s = Bandit(), 0.0  # what trials taught, and the time they took
         self.paces: dict[str, Pace] = {}  # by member, since it was last folded into a belief
         self.road = UNTRIED_ROAD  # what meetings cost against their price on the links as probed

@@ -35,7 +35,8 @@ from coterie.engines.processes import (
 )
 from coterie.engines.writer import Writer
 from coterie.errors import CoterieError
-from coterie.machine import cores, die_with_parent, memory_available_bytes
+from coterie.machine import cores, memory_available_bytes
+from coterie.parent import die_with_parent
 from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys

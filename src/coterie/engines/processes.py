@@ -17,7 +17,8 @@ import psutil
 
 from coterie.config import Job
 from coterie.engines.throttle import DutyCycle, Throttle, choose
-from coterie.machine import cores, is_alive
+from coterie.machine import cores
+from coterie.parent import is_alive
 from coterie.transport.messages import HUB
 
 MAX_RESTARTS = 3  # in a row, each of a process that died young

@@ -17,7 +17,7 @@ import coterie.sync.meetings as meetings
 from coterie.sync.codecs import Codec, ErrorFeedback, Pack, Sketch
 from coterie.sync.exchanges import Exchange
 from coterie.sync.maps import Prox
-from coterie.sync.pieces import Every, Memory, Piece, Prior, fold
+from coterie.sync.pieces import Every, Memory, Piece, Prior, fold, norm_before
 from coterie.sync.privacy import Noise
 from coterie.sync.room import Agreed, Payload, Room
 from coterie.sync.talk import Talk
@@ -389,16 +389,3 @@ def chain(*pieces: Piece) -> Strategy:
     chain(Every(8), Reduce(), Outer(0.7, 0.9, nesterov=True))
     """
     return Strategy(pieces)
-
-
-def norm_before(pieces: Sequence[Piece]) -> float | None:
-    """The largest L2 norm that can come out of these pieces; None where it is unknown.
-
-    >>> from coterie.sync.pieces import Clip
-    >>> norm_before([Every(8), Clip(2.0)]), norm_before([Every(8)])
-    (2.0, None)
-    """
-    norm: float | None = None
-    for piece in pieces:
-        norm = piece.bound(norm)
-    return norm

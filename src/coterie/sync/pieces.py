@@ -309,3 +309,15 @@ class Only(Piece):
     def narrow(self, layout: Layout) -> Layout:
         """The part of the layout that is shared."""
         return layout.select(self.pattern)
+
+
+def norm_before(pieces: Sequence[Piece]) -> float | None:
+    """The largest L2 norm that can come out of these pieces; None where it is unknown.
+
+    >>> norm_before([Every(8), Clip(2.0)]), norm_before([Every(8)])
+    (2.0, None)
+    """
+    norm: float | None = None
+    for piece in pieces:
+        norm = piece.bound(norm)
+    return norm
