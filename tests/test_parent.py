@@ -23,7 +23,7 @@ def test_a_process_that_ended_is_not_alive_though_nobody_waited_for_it() -> None
 def test_who_was_heard_of_late_is_waited_for_though_the_other_is_gone() -> None:
     program = (
         "import time; from coterie.parent import Watch\n"
-        "watch = Watch(2**22 + 1, patience_s=0.0); watch.start(); time.sleep(60)"
+        "Watch(2**22 + 1, heard_s=lambda: 0.0, patience_s=0.0).start(); time.sleep(60)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(SRC)}, check=False
