@@ -18,7 +18,7 @@ from coterie.types import Layout
 from coterie.world import Device, Link, World
 
 STEADY_S, STEADY_ROUNDS = 8.0, 8  # before anything changes
-AFTER_S = 16.0  # watched after a host became slower
+AFTER_S = 24.0  # watched after a host became slower
 FACTOR = 3.0  # that it is slower by
 MBIT, SLOW_MBIT = 100.0, 10.0
 MORE_S = 5.0  # after a strategy was changed

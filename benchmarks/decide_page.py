@@ -262,7 +262,7 @@ def slowdown_lines(found: Sequence[Told]) -> list[str]:
     if told := of(found, "slowdown"):
         lines += [
             "Rounds begun or under way with shares that were more than 10 % from the best of the "
-            "new speeds.",
+            "new speeds, for sentences of the same kind.",
             "",
             "| strategy | rounds | seconds | over the best at last | samples/s before | after |",
             "|---|---|---|---|---|---|",

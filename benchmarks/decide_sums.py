@@ -8,8 +8,8 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-from coterie.coordinator.shares import exact_shares, step_s
-from coterie.world import Device, Layer, Link, World
+from coterie.coordinator.shares import exact_shares, paced_batch, paced_shares, step_s
+from coterie.world import Device, Layer, Learned, Link, World
 
 Told = Mapping[str, Any]
 
@@ -133,7 +133,9 @@ def world_of(told: Told) -> World:
     devices = tuple(Device(**device) for device in told["devices"])
     links = tuple(Link(**link) for link in told["links"])
     layers = tuple(Layer(**layer) for layer in told.get("chain", ()))
-    return World(**{**told, "devices": devices, "links": links, "chain": layers})
+    learned = tuple(Learned(**kind) for kind in told.get("learned", ()))
+    parts = {"devices": devices, "links": links, "chain": layers, "learned": learned}
+    return World(**{**told, **parts})
 
 
 # -- adapting ------------------------------------------------------------------------------------
@@ -142,21 +144,62 @@ def world_of(told: Told) -> World:
 def recovered(events: Sequence[Told], changed_s: float, host: str, factor: float) -> dict[str, Any]:
     """How soon after a host became slower the shares were near the best of the new speeds.
 
-    The new speeds are those believed before, the host's divided by `factor`. Rounds are those
-    begun or under way under shares that were not near.
+    The new speeds are those believed before, the host's divided by `factor`; the best are those of
+    the same kind of sentence: all take as many steps, or slow members fewer. Rounds are those begun
+    or under way under shares that were not near.
     """
     before = [e for e in events if e["kind"] == "decision" and e["time_s"] <= changed_s][-1]
     world = world_of(before["world"])
     devices = tuple(slower(d, factor) if d.name == host else d for d in world.devices)
-    best_s = step_s(exact_shares(world.batch, devices), devices)
-    done = max((e["last_round"] for e in events if _is_work(e, 0.0, changed_s)), default=0)
+    done = done_by(events, changed_s)
     found: dict[str, Any] = {"rounds": None, "seconds": None, "shares": None, "over_at_last": None}
     for block in (e for e in events if e["kind"] == "block" and e["time_s"] > changed_s):
-        found["over_at_last"] = step_s(block["shares"], devices) / best_s - 1
+        found["over_at_last"] = over_best(block, world.batch, devices)
         if found["over_at_last"] <= NEAR and found["rounds"] is None:
             found["rounds"] = max(0, block["first_round"] - done - 1)
             found["seconds"], found["shares"] = block["time_s"] - changed_s, block["shares"]
     return found
+
+
+def over_best(block: Told, total: int, devices: Sequence[Device]) -> float:
+    """How much longer a step of a block takes than with the best shares of its kind.
+
+    Where a block names the batch of all its steps, slow members take fewer of them.
+
+    >>> devices = [Device("a", 0.0, 0.25, 64), Device("b", 0.0, 0.75, 64)]
+    >>> over_best({"shares": {"a": 4, "b": 4}}, 8, devices)
+    1.0
+    >>> over_best({"shares": {"a": 6, "b": 2}, "batch": 6}, 8, devices)
+    0.0
+    """
+    if not block.get("batch"):
+        best_s = step_s(exact_shares(total, devices), devices)
+        return step_s(block["shares"], devices) / best_s - 1
+    best_s = _paced_s(paced_shares(total, devices), paced_batch(total, devices), devices)
+    return _paced_s(block["shares"], block["batch"], devices) / best_s - 1
+
+
+def _paced_s(shares: Mapping[str, int], batch: int, devices: Sequence[Device]) -> float:
+    return max(shares.get(d.name, 0) / batch * d.step_s(batch) for d in devices)
+
+
+def done_by(events: Sequence[Told], at_s: float) -> int:
+    """Rounds that had ended by a moment: those told of, and those since, at the pace of late.
+
+    >>> work = {"kind": "work", "member": "a"}
+    >>> told = [{**work, "time_s": float(k), "last_round": 2 * k} for k in (1, 2)]
+    >>> done_by(told, 3.75)
+    7
+    """
+    told = [(e["last_round"], e["time_s"]) for e in events if _is_work(e, 0.0, at_s)]
+    if not told:
+        return 0
+    last, last_s = max(told)
+    before = [(number, time_s) for number, time_s in told if number < last]
+    if not before:
+        return int(last)
+    number, time_s = max(before)
+    return int(last + (at_s - last_s) * (last - number) / (last_s - time_s))
 
 
 def slower(device: Device, factor: float) -> Device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,13 +19,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from coterie import demo, doctor, errors, machine
+from coterie import demo, doctor, errors, parent
 from coterie.agents import join
 from coterie.cli import app
-from coterie.cluster import Load
 from coterie.config import Job
 from coterie.engines import planning
 from coterie.errors import CoterieError, JobError, TrainingError
+from coterie.inventory import Load
+from coterie.transport.secure import Keys
 from coterie.watch import progress
 
 ROOT = Path(__file__).parents[1]
@@ -111,16 +113,24 @@ def test_commands_and_their_options_are_frozen() -> None:
         if not command.hidden
     }
     assert shown == {
+        "init": ["path", "--task", "--set", "--schema", "--json"],
+        "schema": ["file", "--json"],
         "demo": ["--runs", "--json", "--plain"],
         "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
-        "plan": ["path", "--cluster", "--set", "--measure", "--json"],
+        "plan": ["paths", "--cluster", "--set", "--measure", "--json"],
+        "place": ["cluster", "--json"],
         "simulate": [
             *("path", "--cluster", "--set", "--kill", "--failures", "--runs", "--json"),
         ],
-        "join": ["endpoint", "--key", "--name", "--root", "--threads"],
+        "join": ["endpoint", "--key", "--name", "--root", "--threads", "--accept-code"],
+        "up": [
+            *("path", "--set", "--wait", "--listen", "--ship", "--runs", "--json"),
+        ],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
         "audit": ["run", "--runs", "--json"],
+        "top": ["run", "--once", "--runs", "--json"],
+        "logs": ["run", "--agent", "--follow", "--runs", "--json"],
     }
 
 
@@ -205,6 +215,34 @@ class TestCluster:
         told = last_json(coterie("plan", self.JOB, "--cluster", self.HOME, "--measure", "--json"))
         believed = {d["name"]: d for d in told["decision"]["world"]["devices"]}
         assert believed["laptop-1"]["overhead_s"] == 0.5
+
+    def test_plan_shares_machines_out_among_several_jobs(self) -> None:
+        shared = EXAMPLES / "04_two_jobs"
+        words = ("plan", self.JOB, shared / "narrow.yaml", "--cluster", shared / "cluster.yaml")
+        result = coterie(*words)
+        assert result.exit_code == 0
+        for said in (
+            "Machines: digits on ",
+            "Decision 2: narrow on what it is given.",
+            "One more ",
+        ):
+            assert said in result.stdout
+        told = last_json(coterie(*words, "--json"))
+        assert told.keys() == {"utility", "most", "tasks", "free", "rejected", "machines"}
+        assert told["tasks"]["digits"]["plan"]["decision"]["chosen"]["shares"].keys() == set(
+            told["tasks"]["digits"]["machines"]
+        )
+
+    def test_place_tells_where_requests_are_answered(self) -> None:
+        path = EXAMPLES / "05_requests" / "cluster.yaml"
+        result = coterie("place", path)
+        assert (result.exit_code, result.stdout.startswith("Asked: 16 requests")) == (0, True)
+        told = last_json(coterie("place", path, "--json"))
+        assert told["places"].keys() == {"camera", "edge", "cloud"}
+        assert told["no_load_s"] < told["expected_s"]
+        refused = coterie("place", self.HOME)
+        assert refused.exit_code == 2
+        assert "expected requests that the cluster is to answer, found none" in refused.stderr
 
     @pytest.mark.parametrize("command", ["plan", "simulate"])
     def test_a_cluster_that_cannot_be_is_refused(self, command: str, tmp_path: Path) -> None:
@@ -348,7 +386,7 @@ class TestDemo:
         assert job.baselines == ["solo", "equal"]
 
     def test_the_task_is_real(self) -> None:
-        from coterie.tasks.supervised import from_spec
+        from coterie.tasks.kinds import from_spec
 
         job = demo.job("demo-1")
         task = from_spec(job.name, job.task, job.root)
@@ -369,7 +407,7 @@ class TestJoin:
         monkeypatch.setattr(
             join, "stand_by", lambda job, place, *_: calls.append((job, place.root))
         )
-        monkeypatch.setattr(machine.Watch, "start", lambda watch: calls.append("tied"))
+        monkeypatch.setattr(parent.Watch, "start", lambda watch: calls.append("tied"))
         return calls
 
     def test_is_called_as_the_machine_and_never_rests(self, calls: list[Any]) -> None:
@@ -379,7 +417,7 @@ class TestJoin:
 
     def test_is_tied_to_the_command_before_anything_else(self, calls: list[Any]) -> None:
         where = ("--key", "k", "--name", "pi", "--root", "code", "--threads", "2")
-        coterie("join", "h:1", *where, "--duty", "0.25", "--beside", "7")
+        coterie("join", "h:1", *where, "--beside", "7@0.25")
         assert calls == ["tied", ("pi", "h:1", Path("k"), Path("code"), 7, 2, 3.0)]
 
     def test_a_spare_builds_its_job_and_waits_for_a_name(self, calls: list[Any]) -> None:
@@ -387,10 +425,65 @@ class TestJoin:
         assert calls == ["tied", (Path("job.yaml"), Path("code"))]
 
     def test_refuses_a_duty_that_cannot_be(self, calls: list[Any]) -> None:
-        result = coterie("join", "h:1", "--key", "k", "--duty", "0")
+        result = coterie("join", "h:1", "--key", "k", "--beside", "0@0")
         assert result.exit_code == 2
         assert result.stderr.startswith("coterie: expected a fraction of the time")
         assert calls == []
+
+
+class TestKey:
+    @pytest.fixture
+    def place(self, monkeypatch: pytest.MonkeyPatch) -> list[join.Place]:
+        places: list[join.Place] = []
+        monkeypatch.setattr(join, "main", lambda name, place, *_: places.append(place) or 0)
+        return places
+
+    def test_is_a_file_or_its_text_or_is_asked_for(self, place: list[join.Place]) -> None:
+        key = Keys.make().join
+        coterie("join", "h:1", "--key", key.text(), "--accept-code")
+        CliRunner().invoke(app, ["join", "h:1", "--key", "-"], input=f"{key.text()}\n")
+        coterie("join", "h:1", "--key", "join.key")
+        assert [each.key for each in place] == [key, key, Path("join.key")]
+        assert [each.accepts_code for each in place] == [True, False, False]
+
+    def test_that_is_none_is_refused_and_not_repeated(self, place: list[join.Place]) -> None:
+        result = coterie("join", "h:1", "--key", "coterie:secret")
+        assert (result.exit_code, place) == (2, [])
+        assert "secret" not in result.output
+
+
+class TestUp:
+    def test_prints_the_line_by_which_others_join(
+        self, launch: FakeLaunch, path: Path, tmp_path: Path
+    ) -> None:
+        key = Keys.make().join
+        key.write(tmp_path / "join.key")
+        run = {"kind": "run", "time_s": 1.0, "endpoint": "192.0.2.7:7000", "folder": str(tmp_path)}
+        launch.events = [run]
+        told = coterie("up", path, "--wait", "2", "--listen", "192.0.2.7:7000", "--ship")
+        assert told.exit_code == 0
+        line = next(line for line in told.stdout.splitlines() if "coterie join" in line)
+        words = shlex.split(line)
+        assert words[:4] == ["coterie", "join", "192.0.2.7:7000", "--key"]
+        assert (words[4], words[5:]) == (key.text(), ["--accept-code"])
+        assert launch.job is not None
+        agents = launch.job.agents
+        assert (agents.remote, agents.ship, agents.join_timeout_s) == (2, True, 86_400)
+        assert (launch.job.listen, launch.job.batch) == ("192.0.2.7:7000", 64)
+        counted = coterie("up", path, "--json")
+        assert "coterie join" in counted.stderr
+        assert counted.stdout.count("\n") == 1
+
+    def test_what_the_job_says_of_others_holds(self, launch: FakeLaunch, path: Path) -> None:
+        wishes = ("agents.remote=3", "agents.join_timeout_s=5", "listen=198.51.100.1:0")
+        coterie("up", path, *(word for wish in wishes for word in ("--set", wish)))
+        assert launch.job is not None
+        assert (launch.job.agents.remote, launch.job.agents.join_timeout_s) == (3, 5)
+        assert (launch.job.listen, launch.job.agents.ship) == ("198.51.100.1:0", False)
+
+    def test_refuses_an_address_that_is_none(self, launch: FakeLaunch, path: Path) -> None:
+        assert "listen" in coterie("up", path, "--listen", "nowhere").stderr
+        assert launch.job is None
 
 
 class TestDoctor:
@@ -488,17 +581,101 @@ class TestAudit:
         assert coterie("audit", "second", "--runs", runs).exit_code == 2
 
 
+class TestInit:
+    def test_writes_a_job_that_train_reads(self, launch: FakeLaunch, tmp_path: Path) -> None:
+        path = tmp_path / "first.yaml"
+        told = coterie("init", path, "--task", "nets", "--set", "batch=7", "--schema", "s.json")
+        assert (told.exit_code, told.stdout.count("\n")) == (0, 1)
+        assert coterie("train", path).exit_code == 0
+        assert launch.job is not None
+        assert (launch.job.name, launch.job.batch) == ("first", 7)
+        assert launch.job.task.train.call == "nets:train_set"
+
+    def test_never_overwrites(self, path: Path) -> None:
+        result = coterie("init", path, "--json")
+        assert (result.exit_code, path.read_text()) == (2, JOB)
+        assert "found one there" in last_json(result)["error"]
+
+
+class TestSchema:
+    @pytest.mark.parametrize(("words", "key"), [([], "batch"), (["cluster"], "machines")])
+    def test_prints_json_on_many_lines_or_on_one(self, words: list[str], key: str) -> None:
+        told, short = coterie("schema", *words), coterie("schema", *words, "--json")
+        assert key in json.loads(told.stdout)["properties"]
+        assert json.loads(told.stdout) == last_json(short)
+        assert short.stdout.count("\n") == 1
+
+
+class TestTop:
+    def test_shows_the_newest_run_once_where_it_cannot_draw(self, runs: Path) -> None:
+        write_run(runs / "first", {"kind": "run", "name": "first"}, DECISION)
+        told = coterie("top", "--runs", runs)
+        assert (told.exit_code, "first" in told.stdout) == (0, True)
+        assert told.stdout == coterie("top", runs / "first", "--once").stdout
+        assert last_json(coterie("top", "first", "--runs", runs, "--json"))["name"] == "first"
+
+    def test_refuses_where_there_is_no_run(self, runs: Path) -> None:
+        result = coterie("top", "--runs", runs)
+        assert (result.exit_code, "found none; name its folder" in result.stderr) == (2, True)
+
+
+class TestLogs:
+    def test_tells_and_follows_what_happened_and_what_was_said(self, runs: Path) -> None:
+        write_run(runs / "first", WARNING, {"kind": "stopped", "reason": "steps reached"})
+        (runs / "first" / "pi.log").write_text("it rains\n")
+        told = coterie("logs", "first", "--runs", runs)
+        assert told.stdout.splitlines() == [
+            "    0.0 s  warning     a full disk",
+            "    0.0 s  stopped     steps reached",
+            "pi: it rains",
+        ]
+        assert coterie("logs", "first", "--runs", runs, "--follow").stdout == told.stdout
+        said = last_json(coterie("logs", "first", "--runs", runs, "--agent", "pi", "--json"))
+        assert (said["events"], said["said"]) == ([], [{"who": "pi", "text": "it rains"}])
+
+    def test_refuses_what_cannot_be(self, runs: Path) -> None:
+        write_run(runs / "first", WARNING)
+        for words in (["--agent", "bob"], ["--follow", "--json"]):
+            assert coterie("logs", "first", "--runs", runs, *words).exit_code == 2
+
+
+class TestCompletion:
+    def test_offers_runs_by_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("first", "first-2", "second"):
+            write_run(tmp_path / "runs" / name)
+        monkeypatch.chdir(tmp_path)
+        asked = {"_COTERIE_COMPLETE": "complete_bash", "COMP_WORDS": "coterie explain fi"}
+        told = CliRunner().invoke(app, [], prog_name="coterie", env={**asked, "COMP_CWORD": "2"})
+        assert sorted(told.stdout.split()) == ["first", "first-2"]
+
+
 class TestExamples:
     def test_are_short(self) -> None:
         files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
-        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml", "04_multitask.py"}
+        names = {
+            "job.yaml",
+            "digits_task.py",
+            "02_python.py",
+            "cluster.yaml",
+            "narrow.yaml",
+            "kinds.yaml",
+            "04_multitask.py",
+        }
         assert names <= {p.name for p in files}
         assert [p.name for p in files if p.read_text().count("\n") > 100] == []
 
     def test_the_job_s_task_is_real(self, launch: FakeLaunch) -> None:
-        from coterie.tasks.supervised import from_spec
+        from coterie.tasks.kinds import from_spec
 
         assert coterie("train", EXAMPLES / "01_digits" / "job.yaml").exit_code == 0
         assert launch.job is not None
         task = from_spec(launch.job.name, launch.job.task, launch.job.root)
         assert launch.job.until.keys() & task.score(task.build()).keys() == {"accuracy"}
+
+    def test_clusters_begin_near_what_ends_their_run(self, launch: FakeLaunch) -> None:
+        from coterie.tasks.kinds import from_spec
+
+        assert coterie("train", EXAMPLES / "04_unsupervised" / "kinds.yaml").exit_code == 0
+        assert launch.job is not None
+        task = from_spec(launch.job.name, launch.job.task, launch.job.root)
+        assert 0.3 < task.score(task.build())["ami"] < launch.job.until["ami"]

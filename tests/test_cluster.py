@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coterie.cluster import Cluster, Links, Load, Machine, Road, load_cluster
+from coterie.cluster import Cluster, load_cluster
 from coterie.errors import JobError
+from coterie.inventory import Links, Load, Machine, Road
 from coterie.sync import recipes
 from coterie.types import Layout
 from coterie.yamls import read_yaml
@@ -24,6 +25,7 @@ links:
   inside: {mbit_per_s: 800}
   default: {mbit_per_s: 80, latency_ms: 2}
   between: [{a: pi, b: srv, mbit_per_s: 16, latency_ms: 1}]
+requests: {asked_by: pi, per_s: 1, seconds: {pi: 1, srv: 0.1}}
 """
 
 
@@ -80,7 +82,22 @@ def test_a_kind_can_be_one_more_one_less_or_none() -> None:
     assert none is not None
     assert (more.num_machines, none.num_machines) == (5, 3)
     assert none.links.between == []
+    assert (more.requests, none.requests) == (described.requests, None)
     assert cluster(PLAIN.replace("count: 2, ", "")).counting("pc", 0) is None
+
+
+def test_some_of_the_machines_are_a_world_of_their_own() -> None:
+    described = cluster(SITES)
+    some = described.world(8, 100, 10, among=("srv", "pc-2"))
+    assert some == described.world(8, 100, 10).only(("pc-2", "srv"))
+    assert described.num_of_kinds(("srv", "pc-2", "pc-1")) == (("pc", 2), ("srv", 1))
+
+
+def test_a_job_finds_what_is_known_of_it_and_one_that_is_not_named_is_refused() -> None:
+    described = cluster(LINKED + "tasks: {cats: {samples: 9, priority: 2}, dogs: {}}")
+    assert described.about("cats").task.samples == 9
+    with pytest.raises(JobError, match=r"expected the job cat under tasks .* found cats, dogs; "):
+        described.about("cat")
 
 
 def test_every_road_that_is_said_is_made_faster_once() -> None:
@@ -104,7 +121,6 @@ def test_every_road_that_is_said_is_made_faster_once() -> None:
         (LINKED.replace("per_sample_ms: 1", "per_sample_ms: 0"), "greater than 0, found 0"),
         (LINKED.replace("overhead_ms: 10, per_sample_ms: 1", "speed: 0"), "found 0; mend it"),
         (LINKED.replace("overhead_ms: 10", "speed: 1"), "either overhead_ms and per_sample_ms"),
-        (LINKED.replace("overhead_ms: 10, per_sample_ms: 1", "memory_gb: 1"), "found neither"),
         (LINKED.replace(", per_sample_ms: 1", ""), "per_sample_ms beside overhead_ms, found none"),
         (LINKED.replace("count: 2", "count: 0"), "machines.0.count: expected greater than or"),
         (LINKED.replace("count: 2", "site: home"), "expected links.inside beside the site home"),
@@ -114,6 +130,15 @@ def test_every_road_that_is_said_is_made_faster_once() -> None:
         (SITES.replace("name: srv", "name: pc-1"), "different names, found pc-1 twice"),
         (SITES.replace("a: pi", "a: phone"), "that are described (pc, srv, pi), found 'phone'"),
         (LINKED + "task: {parameters: 1.5}", "a whole number of parameters, found 1.5"),
+        (LINKED + "tasks: {cats: {priority: -1}}", "tasks.cats.priority: expected greater than or"),
+        (LINKED + "tasks: {cats: {}, cats: {}}", "the key 'cats' twice"),
+        (LINKED + "task: {samples: 9}\ntasks: {cats: {}}", "either task, of one job, or tasks"),
+        (LINKED + "requests: {asked_by: pi, per_s: 1, seconds: 1}", "asked_by to name machines"),
+        (LINKED + "requests: {asked_by: pc, per_s: 1, seconds: {pi: 1}}", "found 'pi'; name one"),
+        (
+            LINKED + "requests: {asked_by: pc, per_s: 1, seconds: 0}",
+            "0 or a mapping, found 0; mend",
+        ),
         ("- pc", "expected a mapping of the cluster's keys, found ['pc']"),
     ],
 )
@@ -135,6 +160,7 @@ def test_no_file_is_a_sentence(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("machines: [{name: pc, speed: 2}]", "a measured step that the speed of pc is relative"),
+        ("machines: [{name: pc}]", "either overhead_ms and per_sample_ms, or speed, found neither"),
         (PLAIN.replace("count: 2", "memory_gb: 0.001"), "expected pc to hold a model of 1,000,000"),
     ],
 )

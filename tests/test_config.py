@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +17,6 @@ from coterie.config import (
     Agents,
     Drill,
     Job,
-    MultiSpec,
     Ref,
     Scheduler,
     dump_job,
@@ -218,7 +217,11 @@ class TestRefused:
             ),
             ({"until": {}}, "one or more of epochs, steps, minutes, accuracy, found none"),
             ({"until": {"acuracy": 1}}, "minutes, accuracy, found acuracy"),
-            ({"until": {"epochs": 0}}, "until.epochs: expected greater than 0, found 0"),
+            ({"until": {"epochs": 0}}, "until: expected epochs greater than 0, found 0"),
+            (
+                {"until": {"accuracy": None}},
+                "until.accuracy: expected a valid number, found",
+            ),
         ],
     )
     def test_in_one_sentence(self, changes: dict[str, Any], words: str) -> None:
@@ -255,46 +258,6 @@ class TestRefused:
         task = {**yaml.safe_load(TEXT)["task"], "metrics": {"accuracy": {"cal": "m:f"}}}
         with pytest.raises(JobError, match=r"key of task.metrics.accuracy, found 'cal'.*'call'"):
             job_with(task=task)
-
-
-class TestSeveralTasks:
-    SEVERAL: ClassVar[dict[str, Any]] = {
-        "trunk": "nets:trunk",
-        "train": "sets:table",
-        "test": "sets:held_out",
-        "tasks": {
-            "digit": {"model": "nets:head", "metrics": {"accuracy": "sets:accuracy"}},
-            "odd": {"model": "nets:head", "train": "sets:odd"},
-        },
-    }
-
-    def job(self, until: str = "digit/accuracy", **changes: Any) -> Job:
-        return job_with(task={**self.SEVERAL, **changes}, until={until: 0.9})
-
-    def test_datasets_are_handed_down_to_tasks_without_their_own(self) -> None:
-        job = self.job()
-        assert isinstance(job.task, MultiSpec)
-        assert [t.train.call for t in job.task.tasks.values()] == ["sets:table", "sets:odd"]
-        assert parse_job(yaml.safe_load(dump_job(job))) == job
-
-    @pytest.mark.parametrize("until", ["accuracy", "digit/accuracy"])
-    def test_a_run_may_wait_for_one_task_or_for_their_mean(self, until: str) -> None:
-        assert list(self.job(until).until) == [until]
-
-    @pytest.mark.parametrize(
-        ("changes", "words"),
-        [
-            ({"tasks": {}}, "task.tasks: expected"),
-            ({"tasks": {"digit": {"modle": "m:f"}}}, "key of task.tasks.digit, found 'modle'"),
-            ({"trunc": "m:f"}, "key of task, found 'trunc'; did you mean 'trunk'?"),
-            ({"balance": {"digit": -1}}, "task.balance"),
-            ({"test": None}, "expected the key task.tasks.digit.test, found none"),
-        ],
-    )
-    def test_what_is_wrong_is_placed(self, changes: dict[str, Any], words: str) -> None:
-        with pytest.raises(JobError) as refusal:
-            self.job(**changes)
-        assert words in str(refusal.value)
 
 
 class TestFiles:

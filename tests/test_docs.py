@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
+from coterie.cli import app
 from coterie.sync import RECIPES, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,3 +61,28 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose)
     near = [target for target in targets if not re.match(r"\w+:", target)]
     assert [target for target in near if not (page.parent / target).exists()] == []
+
+
+def shown_commands() -> dict[str, set[str]]:
+    """Every command that people see, with its options."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return {
+        name: {
+            word
+            for p in command.params
+            if not getattr(p, "hidden", False)
+            for word in p.opts
+            if word.startswith("--")
+        }
+        for name, command in commands.items()
+        if not command.hidden
+    }
+
+
+def test_the_page_of_commands_has_them_all_with_their_options_and_no_others() -> None:
+    sections = re.split(r"^## ", said(DOCS / "commands.md"), flags=re.MULTILINE)[1:]
+    rows = re.compile(r"^\| `(--[\w-]+)`", re.MULTILINE)
+    page = {section.split()[0]: set(rows.findall(section)) for section in sections}
+    commands = shown_commands()
+    assert page.keys() - {"Exit", "Completion"} == commands.keys()
+    assert {name: page[name] for name in commands} == commands

@@ -33,25 +33,34 @@ if TYPE_CHECKING:
     from coterie.sync.outer import Outer
     from coterie.sync.pieces import Clip, Every, Only
     from coterie.sync.reading import parse
+    from coterie.tasks.autoencoder import Autoencoder
+    from coterie.tasks.clusters import Clusters, GaussianMixture, KMeans, PerCentre
+    from coterie.tasks.contrastive import Contrastive
     from coterie.tasks.multitask import MultiTask
     from coterie.tasks.supervised import Supervised
     from coterie.tasks.tables import Table
 
 __all__ = [
+    "Autoencoder",
     "CheckpointError",
     "Clip",
+    "Clusters",
+    "Contrastive",
     "CoterieError",
     "ErrorFeedback",
     "Every",
     "Fp16",
+    "GaussianMixture",
     "Int8",
     "Job",
     "JobError",
     "JoinError",
+    "KMeans",
     "MultiTask",
     "NotFinite",
     "Only",
     "Outer",
+    "PerCentre",
     "Reduce",
     "StrategyError",
     "Supervised",
@@ -71,15 +80,21 @@ except metadata.PackageNotFoundError:
     __version__ = "0+unknown"  # a checkout that was never installed
 
 _HOMES = {
+    "Autoencoder": "coterie.tasks.autoencoder",
     "Clip": "coterie.sync.pieces",
+    "Clusters": "coterie.tasks.clusters",
+    "Contrastive": "coterie.tasks.contrastive",
     "ErrorFeedback": "coterie.sync.codecs",
     "Every": "coterie.sync.pieces",
     "Fp16": "coterie.sync.codecs",
+    "GaussianMixture": "coterie.tasks.clusters",
     "Int8": "coterie.sync.codecs",
     "Job": "coterie.config",
+    "KMeans": "coterie.tasks.clusters",
     "MultiTask": "coterie.tasks.multitask",
     "Only": "coterie.sync.pieces",
     "Outer": "coterie.sync.outer",
+    "PerCentre": "coterie.tasks.clusters",
     "Reduce": "coterie.sync.exchanges",
     "Supervised": "coterie.tasks.supervised",
     "Table": "coterie.tasks.tables",

@@ -5,20 +5,33 @@ Bottom layer: what a person writes about machines becomes the `World` that decis
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic import field_validator as check
+from pydantic import Field
 from pydantic import model_validator as check_whole
 
 from coterie import refusals
 from coterie.errors import JobError
-from coterie.world import DEFAULT_FAILURES_PER_S, Device, Link, World
+from coterie.inventory import (
+    MOST_MACHINES,
+    Claimant,
+    Known,
+    Links,
+    Load,
+    Machine,
+    Name,
+    Positive,
+    Requests,
+    Road,
+    Words,
+)
+from coterie.world import Device, Link, World
 from coterie.yamls import read_file
 
 MOST_IN_PAIRS = 24  # machines whose links are listed pair by pair
@@ -26,129 +39,11 @@ MEMORY_PART = 0.8  # of a machine's memory, as a run takes it
 COPIES = 4  # of the parameters: themselves, their gradients, two moments of an optimizer
 BYTES_PER_VALUE = 4
 ENOUGH = 1 << 30  # samples at once, where no memory is said
-MOST_MACHINES = 10_000
-
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-
-class _Words(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Road(_Words):
-    """How fast bytes travel, and how long the first of them takes.
-
-    >>> Road(mbit_per_s=100, latency_ms=5).faster(10)
-    Road(mbit_per_s=1000.0, latency_ms=0.5)
-    """
-
-    mbit_per_s: Positive
-    latency_ms: NotNegative = 0.0
-
-    def faster(self, factor: float) -> Road:
-        """The same road with so many times the bandwidth, and as much less latency."""
-        return Road(
-            mbit_per_s=self.mbit_per_s * factor, latency_ms=round(self.latency_ms / factor, 9)
-        )
-
-
-class Between(Road):
-    """The road between any machine called `a` and any called `b`, whatever else is said."""
-
-    a: Name
-    b: Name
-
-
-class Links(_Words):
-    """Roads, the most particular first: `between` two kinds, `inside` a site, the `default`.
-
-    The default goes over the uplinks of both machines, where they have any.
-    """
-
-    default: Road | None = None
-    inside: Road | None = None
-    between: list[Between] = Field(default_factory=list)
-
-
-class Machine(_Words):
-    """One kind of machine, of which there are `count`.
-
-    A step on b samples takes overhead_ms + per_sample_ms · b, as `coterie explain` prints of a run;
-    or `speed` says how many times as fast as the measured step of the job it is.
-
-    >>> Machine(name="pi", count=3, speed=0.1).names
-    ('pi-1', 'pi-2', 'pi-3')
-    """
-
-    name: Name
-    count: Annotated[int, Field(strict=True, ge=1, le=MOST_MACHINES)] = 1
-    overhead_ms: NotNegative | None = None
-    per_sample_ms: Positive | None = None
-    speed: Positive | None = None
-    memory_gb: Positive | None = None
-    fails_every_h: Positive = 1 / DEFAULT_FAILURES_PER_S / 3600
-    site: Name | None = None
-    uplink: Road | None = None
-
-    @check_whole(mode="after")
-    def _says_how_fast(self) -> Machine:
-        timed = self.overhead_ms is not None or self.per_sample_ms is not None
-        if timed == (self.speed is not None):
-            found = "both" if timed else "neither"
-            raise JobError(
-                f"expected of {self.name} either overhead_ms and per_sample_ms, or speed, "
-                f"found {found}; say it in one of the two ways"
-            )
-        if timed and self.per_sample_ms is None:
-            raise JobError(
-                f"expected of {self.name} per_sample_ms beside overhead_ms, found none; add it"
-            )
-        return self
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What each is called, in order: by the name alone where there is one."""
-        if self.count == 1:
-            return (self.name,)
-        width = len(str(self.count))
-        return tuple(f"{self.name}-{number:0{width}}" for number in range(1, self.count + 1))
-
 
 Named = tuple[str, Machine]  # one machine, and its kind
 
 
-class Known(_Words):
-    """What is known of the job, so that nothing has to be built or measured to plan it.
-
-    The step is that of a machine whose `speed` is 1.
-    """
-
-    parameters: Positive | None = None  # 1.2e6 is a float in YAML
-    samples: Annotated[int, Field(strict=True, ge=1)] | None = None
-    overhead_ms: NotNegative | None = None
-    per_sample_ms: Positive | None = None
-    sample_mb: NotNegative = 0.0  # that one more sample of a step holds in memory
-
-    @check("parameters")
-    @classmethod
-    def _is_whole(cls, parameters: float | None) -> float | None:
-        if parameters is None or parameters == int(parameters):
-            return parameters
-        raise JobError(f"expected a whole number of parameters, found {parameters}; round it")
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a step of the job asks of a machine of speed 1."""
-
-    overhead_s: float
-    per_sample_s: float
-    bytes_per_sample: float = 0.0
-
-
-class Cluster(_Words):
+class Cluster(Words):
     """Machines, and the roads among them.
 
     >>> cluster = Cluster(
@@ -163,6 +58,8 @@ class Cluster(_Words):
     machines: Annotated[list[Machine], Field(min_length=1)]
     links: Links = Links()
     task: Known = Known()
+    tasks: dict[Name, Claimant] = Field(default_factory=dict)  # by the jobs' names
+    requests: Requests | None = None
     restart_s: Positive = 60.0  # until a machine that failed is back
 
     @check_whole(mode="after")
@@ -176,7 +73,24 @@ class Cluster(_Words):
                     f"expected links.inside beside the site {machine.site} of {machine.name}, "
                     "found none; say how fast links within a site are"
                 )
+        if self.tasks and self.task != Known():
+            raise JobError(
+                "expected either task, of one job, or tasks, of several by their names, found "
+                "both; move what is under task to the tasks that it is true of"
+            )
+        if self.requests is not None:
+            self._check_requests(self.requests)
         return self
+
+    def _check_requests(self, requests: Requests) -> None:
+        kinds = [machine.name for machine in self.machines]
+        listed = requests.seconds if isinstance(requests.seconds, dict) else ()
+        for key, name in (("asked_by", requests.asked_by), *(("seconds", name) for name in listed)):
+            if name not in kinds:
+                raise JobError(
+                    f"expected requests.{key} to name machines that are described "
+                    f"({', '.join(kinds)}), found {name!r}; name one of these"
+                )
 
     def _check_names(self) -> None:
         kinds = [machine.name for machine in self.machines]
@@ -231,25 +145,54 @@ class Cluster(_Words):
 
     # -- as decisions see it ----------------------------------------------------------------------
 
-    def world(self, batch: int, num_train: int, num_values: int, load: Load | None = None) -> World:
-        """The world of a job with `num_values` parameters on this cluster.
+    def world(
+        self,
+        batch: int,
+        num_train: int,
+        num_values: int,
+        load: Load | None = None,
+        among: Sequence[str] | None = None,
+    ) -> World:
+        """The world of a job with `num_values` parameters on this cluster, or `among` some of it.
 
         `load` is its step on a machine of speed 1, where that was measured; otherwise as the file
-        says. Raises JobError where a machine's speed or memory cannot be made out.
+        says. Raises JobError where a machine's speed cannot be made out, and NoRoom where its
+        memory does not hold the model.
         """
         load = load or self._load()
-        devices = [
-            Device(name, *_pace(machine, load), _room(machine, num_values, load), rate_per_s)
-            for machine in self.machines
-            for rate_per_s in (1 / (machine.fails_every_h * 3600),)
-            for name in machine.names
-        ]
-        return World(
-            tuple(sorted(devices, key=lambda device: device.name)),
-            self.links_among(tuple(self._kinds)),
-            batch,
-            num_train,
-        )
+        names = tuple(self._kinds) if among is None else tuple(among)
+        alike = {
+            kind.name: Device("", *_pace(kind, load), _room(kind, num_values, load), rate_per_s)
+            for kind in {self._kinds[name].name: self._kinds[name] for name in names}.values()
+            for rate_per_s in (1 / (kind.fails_every_h * 3600),)
+        }
+        devices = [replace(alike[self._kinds[name].name], name=name) for name in sorted(names)]
+        return World(tuple(devices), self.links_among(names), batch, num_train)
+
+    def about(self, job: str) -> Cluster:
+        """This cluster as one job finds it; JobError where `tasks` do not name that one.
+
+        >>> pc = Machine(name="pc", speed=1)
+        >>> Cluster(machines=[pc], tasks={"cats": Claimant(samples=9)}).about("cats").task.samples
+        9
+        """
+        if not self.tasks:
+            return self
+        if job not in self.tasks:
+            raise JobError(
+                f"expected the job {job} under tasks of the cluster, found "
+                f"{', '.join(self.tasks)}; add it there, with what is known of it"
+            )
+        known = self.tasks[job].model_dump(exclude={"priority"})
+        return self.model_copy(update={"task": Known(**known), "tasks": {}})
+
+    def num_of_kinds(self, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+        """How many of each kind some machines are: those of one kind are alike.
+
+        >>> Cluster(machines=[Machine(name="pc", speed=1)]).num_of_kinds(["pc"])
+        (('pc', 1),)
+        """
+        return tuple(sorted(Counter(self._kinds[name].name for name in names).items()))
 
     def _load(self) -> Load | None:
         known = self.task
@@ -293,9 +236,13 @@ class Cluster(_Words):
             for machine in self.machines
             if machine.name != kind or count > 0
         ]
-        between = [r for r in self.links.between if count > 0 or kind not in (r.a, r.b)]
+        if not machines:
+            return None
+        if count > 0:
+            return self._with(machines=machines)
+        between = [road for road in self.links.between if kind not in (road.a, road.b)]
         links = self.links.model_copy(update={"between": between})
-        return self._with(machines, links) if machines else None
+        return self._with(machines=machines, links=links, requests=_without(self.requests, kind))
 
     def faster_roads(self, factor: float) -> Iterator[tuple[str, Cluster]]:
         """Every road that the file names, and this cluster with that one so many times as fast."""
@@ -304,20 +251,20 @@ class Cluster(_Words):
             road = getattr(links, key)
             if road is not None:
                 faster = links.model_copy(update={key: road.faster(factor)})
-                yield f"links.{key}", self._with(self.machines, faster)
+                yield f"links.{key}", self._with(links=faster)
         for said in links.between:
             swift = said.faster(factor).model_dump()
             changed = [said.model_copy(update=swift) if r is said else r for r in links.between]
             faster = links.model_copy(update={"between": changed})
-            yield f"the link of {said.a} and {said.b}", self._with(self.machines, faster)
+            yield f"the link of {said.a} and {said.b}", self._with(links=faster)
         for machine in self.machines:
             if machine.uplink is not None:
                 swifter = machine.model_copy(update={"uplink": machine.uplink.faster(factor)})
                 machines = [swifter if m is machine else m for m in self.machines]
-                yield f"the uplink of {machine.name}", self._with(machines, links)
+                yield f"the uplink of {machine.name}", self._with(machines=machines)
 
-    def _with(self, machines: Sequence[Machine], links: Links) -> Cluster:
-        changed = self.model_copy(update={"machines": list(machines), "links": links})
+    def _with(self, **changes: object) -> Cluster:
+        changed = self.model_copy(update=changes)
         return checked(changed.model_dump(), "the cluster")  # anew: nothing cached stays
 
 
@@ -337,6 +284,18 @@ def checked(data: Mapping[str, Any], source: str) -> Cluster:
     return refusals.checked(Cluster, data, source, "the cluster", "mend it")
 
 
+class NoRoom(JobError):
+    """A model that the memory of a machine does not hold."""
+
+
+def _without(requests: Requests | None, kind: str) -> Requests | None:
+    """A stream of requests where machines of a kind are gone; nothing where they asked it."""
+    if requests is None or requests.asked_by == kind or not isinstance(requests.seconds, dict):
+        return None if requests is None or requests.asked_by == kind else requests
+    seconds = {name: seconds for name, seconds in requests.seconds.items() if name != kind}
+    return requests.model_copy(update={"seconds": seconds}) if seconds else None
+
+
 def _few(every: Sequence[Named]) -> Iterator[tuple[Named, Named]]:
     """Each machine with the first of every kind, and with the next of its own.
 
@@ -351,12 +310,17 @@ def _pace(machine: Machine, load: Load | None) -> tuple[float, float]:
     """Seconds of a machine's step, and of each sample in it."""
     if machine.per_sample_ms is not None:
         return (machine.overhead_ms or 0.0) / 1e3, machine.per_sample_ms / 1e3
+    if machine.speed is None:
+        raise JobError(
+            f"expected of {machine.name} either overhead_ms and per_sample_ms, or speed, found "
+            "neither; say how fast it learns, or leave it out"
+        )
     if load is None:
         raise JobError(
             f"expected a measured step that the speed of {machine.name} is relative to, found "
-            "none; add task.overhead_ms and task.per_sample_ms, or measure it here with --measure"
+            "none; add overhead_ms and per_sample_ms to what is known of the job, under task or "
+            "tasks, or measure it here with --measure"
         )
-    assert machine.speed is not None
     return load.overhead_s / machine.speed, load.per_sample_s / machine.speed
 
 
@@ -368,7 +332,7 @@ def _room(machine: Machine, num_values: int, load: Load | None) -> int:
     each_bytes = load.bytes_per_sample if load else 0.0
     left_bytes = MEMORY_PART * machine.memory_gb * 1e9 - needed_bytes
     if left_bytes < max(1.0, each_bytes):
-        raise JobError(
+        raise NoRoom(
             f"expected {machine.name} to hold a model of {num_values:,} parameters, which takes "
             f"{(needed_bytes + each_bytes) / 1e9:,.3g} GB with its gradients, optimizer and one "
             f"sample, found {MEMORY_PART * machine.memory_gb:,.3g} GB for it (memory_gb: "

@@ -1,7 +1,7 @@
 """The job file: what to learn, on whom, until when; checked whole before anything starts.
 
-Bottom layer: names of the user's code stay text here (`Ref`), and only the room that needs the
-code imports it. Nothing here loads torch.
+What is learned stands in `specs.py`, a shape for each kind of task. The text under a field is what
+`coterie init` and editors say of it. Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -11,62 +11,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import Field
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
 from coterie.refusals import checked, shown
+from coterie.specs import BUDGETS, AnySpec, Positive, Ref, TaskSpec, Words, shorter, with_kind
 from coterie.yamls import read_file, read_yaml, write_yaml
 
-BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
-TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
+__all__ = [
+    "Agents",
+    "Drill",
+    "Job",
+    "Ref",
+    "Scheduler",
+    "TaskSpec",
+    "dump_job",
+    "load_job",
+    "parse_job",
+]
 
 Whole = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
-_CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-class _Words(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Ref(_Words):
-    """Something callable of the user's, by name, with the keyword arguments to call it with.
-
-    In YAML the arguments stand under `with`; a reference without any is just the string.
-
-    >>> Ref.model_validate("torch.optim:SGD") == Ref(call="torch.optim:SGD")
-    True
-    >>> Ref.model_validate({"call": "torch.optim:SGD", "with": {"lr": 0.1}}).kwargs
-    {'lr': 0.1}
-    """
-
-    call: str
-    kwargs: dict[str, JsonValue] = Field(
-        default_factory=dict, validation_alias="with", serialization_alias="with"
-    )
-
-    @check_whole(mode="before")
-    @classmethod
-    def _from_string(cls, found: object) -> object:
-        if isinstance(found, str):
-            return {"call": found}
-        if isinstance(found, Mapping | Ref):
-            return found
-        raise JobError(f"expected 'module:function' or {{call, with}}, found {shown(found)}")
-
-    @check("call")
-    @classmethod
-    def _names_a_callable(cls, call: str) -> str:
-        if _CALL.fullmatch(call):
-            return call
-        module, _, name = call.rpartition(".")
-        meant = f"{module}:{name}"
-        hint = f"; was {meant!r} meant?" if _CALL.fullmatch(meant) else "; mend its spelling"
-        raise JobError(f"expected 'module:function', found {call!r}{hint}")
 
 
 class Scheduler(Ref):
@@ -77,71 +46,10 @@ class Scheduler(Ref):
     """
 
     every: Literal["epoch", "step"] = "epoch"
+    """How often it steps: epoch or step."""
 
 
-class TaskSpec(_Words):
-    """What is learned, all by reference; `coterie.tasks.from_spec` makes it real.
-
-    >>> TaskSpec(model="m:net", train="m:train", test="m:test").loss.call
-    'torch.nn.functional:cross_entropy'
-    """
-
-    model: Ref
-    train: Ref
-    test: Ref
-    loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
-    metrics: dict[str, Ref] = Field(default_factory=dict)
-    collate: Ref | None = None
-    predict: Ref | None = None
-
-    @check("metrics")
-    @classmethod
-    def _names_are_free(cls, metrics: dict[str, Ref]) -> dict[str, Ref]:
-        for name in (*BUDGETS, TEST_LOSS):
-            if name in metrics:
-                raise JobError(f"expected a metric's own name, found {name!r}, which is taken")
-        return metrics
-
-
-class MultiSpec(_Words):
-    """Several tasks on a shared trunk; `train` and `test` serve those that name none of their own.
-
-    `balance` is the name of a weighing or of a conflict law, a weight for each task, or a
-    reference to an object of `coterie.tasks.weighing`.
-
-    >>> spec = MultiSpec.model_validate({"trunk": "m:trunk", "train": "m:table", "test": "m:table",
-    ...     "tasks": {"digit": {"model": "m:head", "metrics": {"accuracy": "m:accuracy"}}}})
-    >>> spec.tasks["digit"].train.call, list(spec.metrics)
-    ('m:table', ['accuracy', 'digit/accuracy'])
-    """
-
-    trunk: Ref
-    tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
-    train: Ref | None = None
-    test: Ref | None = None
-    balance: str | dict[str, Positive] | Ref = "equal"
-
-    @check_whole(mode="before")
-    @classmethod
-    def _hands_down_datasets(cls, found: object) -> object:
-        if not isinstance(found, Mapping) or not isinstance(found.get("tasks"), Mapping):
-            return found
-        shared = {key: found[key] for key in ("train", "test") if found.get(key) is not None}
-        tasks = {
-            name: {**shared, **task} if isinstance(task, Mapping) else task
-            for name, task in found["tasks"].items()
-        }
-        return {**found, "tasks": tasks}
-
-    @property
-    def metrics(self) -> dict[str, Ref]:
-        """What a run may wait for: METRIC, the mean over tasks, and TASK/METRIC."""
-        own = {name: task.metrics for name, task in self.tasks.items()}
-        means = {metric: ref for metrics in own.values() for metric, ref in metrics.items()}
-        return means | {f"{n}/{m}": ref for n, metrics in own.items() for m, ref in metrics.items()}
-
-
-class Drill(_Words):
+class Drill(Words):
     """A rehearsed failure: kill one member at a fraction of the run, and let it come back.
 
     >>> Drill(kill="b").at
@@ -149,11 +57,14 @@ class Drill(_Words):
     """
 
     kill: str
+    """The agent of this machine that is killed."""
     at: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.35
+    """At which part of the run."""
     restart_after_s: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
+    """Seconds until it is started again."""
 
 
-class Agents(_Words):
+class Agents(Words):
     """Who learns: agents started here, and agents waited for.
 
     `local="auto"` is one agent per GPU of this machine, else one. `speeds` are relative and make
@@ -165,10 +76,21 @@ class Agents(_Words):
     """
 
     local: Whole | Literal["auto"] = "auto"
+    """How many are started on this machine; auto is one per GPU, else one."""
     speeds: list[Positive] | None = None
+    """Relative speeds that local agents are slowed down to, such as [4, 2, 1]."""
     remote: Whole = 0
-    spares: Whole = 0  # processes here that have built the task, and wait to take over
+    """How many will come by `coterie join` from elsewhere before the run begins."""
+    spares: Whole = 0
+    """Processes of this machine that have built the task, and take over from agents that die."""
+    ship: Annotated[bool, Field(strict=True)] = False
+    """Whether agents that ask for the job's code get it."""
     join_timeout_s: Positive = 60.0
+    """Seconds that agents have to come, until the run is given up."""
+
+    __get_pydantic_json_schema__ = classmethod(
+        shorter({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
+    )
 
     @check_whole(mode="before")
     @classmethod
@@ -203,12 +125,7 @@ class Agents(_Words):
         return None if self.local == "auto" else self.local + self.remote
 
 
-def _kind_of_task(found: object) -> str:
-    several = isinstance(found, MultiSpec) or (isinstance(found, Mapping) and "tasks" in found)
-    return "several" if several else "one"
-
-
-class Job(_Words):
+class Job(Words):
     """One run, whole: task, optimizer, agents, strategy, and when it is done.
 
     `until` ends the run at the first of its keys reached: epochs, steps, minutes, or a metric of
@@ -222,24 +139,40 @@ class Job(_Words):
     """
 
     name: str
-    task: Annotated[
-        Annotated[TaskSpec, Tag("one")] | Annotated[MultiSpec, Tag("several")],
-        Discriminator(_kind_of_task),
-    ]
+    """The run's folder: runs/NAME, then runs/NAME-2 and so on."""
+    task: Annotated[AnySpec, Field(discriminator="kind")]
+    """What is learned; module:function is looked for beside this file first."""
     optimizer: Ref
+    """Called with the parameters, and with what stands under `with`."""
     scheduler: Scheduler | None = None
-    batch: Annotated[int, Field(strict=True, gt=0)]  # samples of one step, over all agents
+    """A learning-rate schedule, such as
+    {call: "torch.optim.lr_scheduler:CosineAnnealingLR", with: {T_max: 100}, every: epoch}."""
+    batch: Annotated[int, Field(strict=True, gt=0)]
+    """Samples of one step, over all agents."""
     seed: Whole = 0
+    """Of the weights and of the order of samples."""
     strategy: str = "auto"
+    """How agents agree: auto, a recipe such as diloco(32), or a sentence such as
+    chain(Every(8), Reduce(), Outer(1.0))."""
     deterministic: Annotated[bool, Field(strict=True)] = False
-    until: dict[str, Positive]
+    """Whether the same job ends with the same bits; asks for a strategy by name."""
+    until: dict[str, Finite]
+    """The first one reached ends the run: epochs, steps, minutes, or a metric of the task."""
     agents: Agents = Agents()
+    """Who learns; a number is as many of this machine."""
     listen: str = "127.0.0.1:0"
+    """Where agents dial in: host:port, port 0 for a free one. Other machines need an address of
+    this one that they reach."""
     checkpoint_every_s: Positive | Literal["auto"] = "auto"
+    """Seconds between checkpoints; auto weighs what one costs against what a failure would."""
     keep_checkpoints: Annotated[int, Field(strict=True, ge=1)] = 3
+    """How many checkpoints are kept, the newest ones."""
     baselines: list[Literal["solo", "equal"]] = Field(default_factory=list)
+    """Arms that the run is measured against while it goes on: solo, equal."""
     drill: Drill | None = None
+    """A rehearsed failure, such as {kill: agent-1, at: 0.35, restart_after_s: 1.0}."""
     root: str = "."
+    """The folder in which module:function is looked for, relative to this file's."""
 
     @check("name")
     @classmethod
@@ -249,6 +182,19 @@ class Job(_Words):
         raise JobError(
             f"expected letters, digits, '-' and '_' (64 at most), found {name!r}; rename it"
         )
+
+    @check("task", mode="before")
+    @classmethod
+    def _says_its_kind(cls, task: object) -> object:
+        return with_kind(task)
+
+    @check("until")
+    @classmethod
+    def _ends(cls, until: dict[str, float]) -> dict[str, float]:
+        for name in BUDGETS:
+            if (limit := until.get(name, 1.0)) <= 0:
+                raise JobError(f"expected {name} greater than 0, found {limit:g}")
+        return until
 
     @check("strategy")
     @classmethod
@@ -267,7 +213,7 @@ class Job(_Words):
 
     @check_whole(mode="after")
     def _hangs_together(self) -> Job:
-        possible = (*BUDGETS, *self.task.metrics)
+        possible = (*BUDGETS, *self.task.scores)
         unknown = [name for name in self.until if name not in possible]
         if unknown or not self.until:
             raise JobError(
@@ -321,7 +267,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     path = Path(path)
     data = read_file(path, "job")
     for override in overrides:
-        data = _overlaid(data, override)
+        data = overlaid(data, override)
     data["root"] = str((path.parent / str(data.get("root") or ".")).resolve())
     return parse_job(data, " with --set ".join((str(path), *overrides)))
 
@@ -347,7 +293,12 @@ def dump_job(job: Job) -> str:
     return write_yaml(job.model_dump(by_alias=True))
 
 
-def _overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
+def overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
+    """Plain values with an `a.b=value` laid over them; raises JobError where it cannot be.
+
+    >>> overlaid({"until": {"epochs": 3}}, "until.steps=1e3")
+    {'until': {'epochs': 3, 'steps': 1000.0}}
+    """
     dotted, equals, value = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):

@@ -8,16 +8,12 @@ kernel says nothing (another system, no cgroups), what exists is what is granted
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -30,8 +26,6 @@ from coterie.errors import CoterieError
 ROOT = Path("/")
 NVIDIA_SMI_TIMEOUT_S = 20.0  # a driver that wakes from sleep takes seconds
 MIB = 1024**2
-_PR_SET_PDEATHSIG = 1
-_WATCH_S = 0.5  # between two looks at a process
 
 # Starts are uneven, so the children wait for a word: windows that do not overlap would be counted
 # as if the quota had been granted to each of them.
@@ -130,7 +124,11 @@ def cpu_quota_cores(root: Path = ROOT) -> float | None:
     >>> quota is None or quota > 0
     True
     """
-    group = cgroup_of("cpu", root)
+    return quota_cores(cgroup_of("cpu", root))
+
+
+def quota_cores(group: Cgroup | None) -> float | None:
+    """The same of a group that is known; None without one."""
     quotas = [_quota_cores(path) for path in group.lineage()] if group else []
     return min((quota for quota in quotas if quota is not None), default=None)
 
@@ -352,39 +350,3 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
-
-
-@dataclass
-class Watch:
-    """Ends this process once another is gone and nobody has been heard for a while."""
-
-    pid: int
-    patience_s: float = 5.0
-    heard_s: Callable[[], float] = time.monotonic  # when somebody was; until it is known, now
-
-    def start(self) -> None:
-        """Watch in a thread of its own."""
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while is_alive(self.pid) or time.monotonic() < self.heard_s() + self.patience_s:
-            time.sleep(_WATCH_S)
-        os._exit(1)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not yet waited for does not.
-
-    >>> is_alive(os.getpid())
-    True
-    """
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when the one that started it dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

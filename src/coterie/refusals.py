@@ -54,7 +54,7 @@ def refusal(
     where = ".".join(map(str, path))
     match first["type"]:
         case "extra_forbidden":
-            return _unknown_key(path, words, whole)
+            return _unknown_key(path, words, whole, first["loc"])
         case "missing":
             return f"expected the key {where}, found none; add it"
         case "value_error":
@@ -76,7 +76,7 @@ def shown(found: object) -> str:
 
 
 def _key_path(problem: ErrorDetails, data: object) -> tuple[int | str, ...]:
-    # Among the user's own keys pydantic's location names members of unions: those are left out.
+    # Between the user's own keys pydantic's location names members of unions: leave those out.
     path: list[int | str] = []
     for key in problem["loc"]:
         try:
@@ -87,12 +87,13 @@ def _key_path(problem: ErrorDetails, data: object) -> tuple[int | str, ...]:
     return (*path, problem["loc"][-1]) if problem["type"] == "missing" else tuple(path)
 
 
-def _unknown_key(path: Sequence[int | str], words: type[BaseModel], whole: str) -> str:
+def _unknown_key(
+    path: Sequence[int | str], words: type[BaseModel], whole: str, loc: Sequence[int | str]
+) -> str:
     *parents, found = map(str, path)
-    possible = [words]
     for key in parents:
-        possible = [one for words in _knowing(possible, key) for one in _words_at(words, key)]
-    named = dict(pair for words in possible for pair in words.model_fields.items()).items()
+        words = _words_at(words, key, loc)
+    named = words.model_fields.items()
     known = [str(field.validation_alias or name) for name, field in named]
     near = difflib.get_close_matches(found, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"possible are {', '.join(known)}"
@@ -101,23 +102,18 @@ def _unknown_key(path: Sequence[int | str], words: type[BaseModel], whole: str) 
     return f"expected a key of {'.'.join(parents) or whole}, found {found!r}; {hint}"
 
 
-def _knowing(possible: list[type[BaseModel]], key: str) -> list[type[BaseModel]]:
-    """Those that have such a key, for it says which were chosen; all where none has."""
-    return [words for words in possible if key in words.model_fields] or possible
-
-
-def _words_at(words: type[BaseModel], key: str) -> list[type[BaseModel]]:
-    """What may stand under a key: one kind of words, or more where it is a choice."""
+def _words_at(words: type[BaseModel], key: str, loc: Sequence[int | str]) -> type[BaseModel]:
+    """The words below a key; of several, those whose kind the location of the problem names."""
     field = words.model_fields.get(key)
-    if field is None:  # a name of the user's own
-        return [words]
-    pending, found = [field.annotation], list[type[BaseModel]]()
+    pending = [field.annotation] if field else []  # a name of the user's own is no field: stay
+    found: list[type[BaseModel]] = []
     while pending:
-        kind = pending.pop(0)
+        kind = pending.pop()
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found.append(kind)
         pending.extend(get_args(kind))
-    return found or [words]
+    meant = [each for each in found if (f := each.model_fields.get("kind")) and f.default in loc]
+    return (meant or found or [words])[0]
 
 
 def _wanted(problem: ErrorDetails) -> str:

@@ -63,6 +63,16 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What a run's own losses say of the progress that sentences of one kind keep."""
+
+    kind: str  # as prices tell sentences apart, whatever the length of their walks
+    factor: float  # of what was believed beforehand
+    doubt: float  # standard deviation of its logarithm
+    num_reports: int  # that it stands on
+
+
+@dataclass(frozen=True)
 class World:
     """All that is believed when a decision is taken; a decision is arithmetic on it."""
 
@@ -72,6 +82,7 @@ class World:
     num_train: int  # samples in one data epoch
     meeting_s: float = 0.0  # what a meeting was measured to cost beyond the price of its exchange
     chain: tuple[Layer, ...] = ()  # of the model, where it is one and was measured
+    learned: tuple[Learned, ...] = ()  # of progress, where sentences could be compared
 
     def device(self, name: str) -> Device:
         """The device called `name`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -46,6 +47,18 @@ def write_yaml(values: Any) -> str:
     "lr: 0.001\\nname: '1e-3'\\n"
     """
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+
+
+def write_inline(value: Any) -> str:
+    """A plain value on one line, to stand behind a key.
+
+    >>> write_inline({"lr": 0.001, "layers": [1, 2]}), write_inline(None)
+    ('{lr: 0.001, layers: [1, 2]}', 'null')
+    """
+    text = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=math.inf
+    )
+    return text.removesuffix("...\n").strip()
 
 
 class _Loader(yaml.SafeLoader):

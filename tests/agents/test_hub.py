@@ -207,6 +207,18 @@ def test_one_that_dies_before_it_hands_in_its_anchor_is_not_waited_for() -> None
     assert [to for to, _ in served.posted] == ["a"]
 
 
+def test_an_anchor_that_comes_before_the_first_term_waits_for_those_of_its_members() -> None:
+    """A coordinator died as well: one member heard of this server, and not yet of a new term."""
+    served = Apart()
+    served.hub.term = say.Term(number=0, members=(), store="")
+    served.hand_in("a", [1.0, 1.0])
+    assert (served.told, served.posted) == ([], [])
+    served.term(3, "a", "b")
+    served.hand_in("b", [1.0, 1.0])
+    assert [to for to, _ in served.posted] == ["a", "b"]
+    assert served.offences == []
+
+
 def test_a_push_that_the_anchor_handed_in_holds_already_is_answered_and_not_counted_again() -> None:
     served = Apart()
     served.hand_in("a", [1.0, 1.0], version=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -14,10 +15,13 @@ from torch.utils.data import TensorDataset
 from coterie.agents import layers
 from coterie.agents.layers import MOST_LAYERS, layer_names, measure_layers
 from coterie.agents.learner import Learner, Setup
+from coterie.tasks import Autoencoder, Clusters, Contrastive
+from coterie.tasks.clusters import KMeans
 from coterie.tasks.supervised import Supervised
 from tests.agents.conftest import timed
 
-PAIRS = TensorDataset(torch.randn(40, 8), torch.zeros(40, dtype=torch.long))
+ROWS = torch.randn(40, 8)
+PAIRS = TensorDataset(ROWS, torch.zeros(40, dtype=torch.long))
 
 
 def body() -> nn.Module:
@@ -110,3 +114,25 @@ def test_what_a_pipeline_would_learn_otherwise_is_learned_whole(task: Supervised
 def test_a_small_model_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "LEAST_BYTES", 1 << 20)
     assert measured(learner(body)) == ()
+
+
+def test_an_autoencoder_s_layers_are_those_of_a_pipeline() -> None:
+    task = Autoencoder("t", lambda: nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 8)), ROWS, ROWS)
+    mine = Learner(Setup(task, lambda parameters: torch.optim.SGD(parameters, lr=0.1)))
+    assert [figures[0] for figures in measured(mine)] == ["0", "1"]
+    found = [p.grad.clone() / (1 + layers.NUM_PASSES) for p in mine.model.parameters()]  # type: ignore[union-attr]
+    mine.gradient([0, 1, 2, 3])
+    for grad, parameter in zip(found, mine.model.parameters(), strict=True):
+        torch.testing.assert_close(grad, parameter.grad)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Contrastive("t", body, ROWS, ROWS),
+        Clusters("t", functools.partial(KMeans, num=2), ROWS, ROWS),
+    ],
+    ids=["contrastive", "clusters"],
+)
+def test_what_couples_samples_or_has_no_layers_is_learned_whole(task: Any) -> None:
+    assert measured(Learner(Setup(task, lambda ps: torch.optim.SGD(ps, lr=0.1)))) == ()

@@ -36,6 +36,19 @@ def test_another_sentence_begins_where_all_agreed_to_be(stage: Any) -> None:
     assert torch.equal(mine.learner.vector(), agreed_N)
 
 
+def test_what_a_sentence_remembers_outlives_another_quorum(stage: Any) -> None:
+    mine, sentence = (
+        member(stage),
+        "chain(Every(2), Reduce(road='star', quorum={}), Outer(0.7, 0.9))",
+    )
+    mine.adopt_strategy(sentence.format(3))
+    anchor_N, memory = mine.anchor_N, mine.memory
+    mine.adopt_strategy(sentence.format(2))
+    assert mine.sentence.exchange.quorum == 2
+    assert mine.anchor_N is anchor_N
+    assert mine.memory is memory
+
+
 def test_a_state_that_was_damaged_on_the_way_is_refused(stage: Any) -> None:
     with pytest.raises(TrainingError, match="the state of b whole, found it damaged"):
         member(stage).inherit_whole(b"state", b"\x00" * 32, "b")

@@ -90,3 +90,16 @@ def test_one_that_is_left_out_or_heals_forgets_what_it_told(stage: Any) -> None:
     group.tell(stage.term(2, "a", "b", at_once=True))
     assert group.workers["a"].told
     assert not group.workers["c"].told
+
+
+def test_members_that_are_to_step_alike_take_over_one_optimizer(stage: Any) -> None:
+    group, walk = stage.two(), "chain(Every(2), Reduce(), Outer(1.0))"
+    group.tell(stage.block(1, 1, 32, every=2, strategy=walk))
+    group.tell(stage.term(2, "a", "b"))
+    assert healed(group) == []  # of walks each has an optimizer of its own
+    group.tell(stage.term(3, "a", "b", alike=True))
+    assert healed(group) == ["b"]
+    group.tell(stage.block(3, 3, 40))
+    assert torch.equal(*group.vectors())
+    group.tell(stage.term(4, "a", "b", alike=True))
+    assert group.of("b", say.Settled)[-1].healed is False

@@ -50,3 +50,25 @@ def test_a_skipped_round_is_told_as_done_with_nothing_in_it() -> None:
     assert report is not None
     assert (report.first_round, report.last_round) == (3, 4)
     assert (report.num_samples, report.cohort) == (2, ("a",))
+
+
+def test_the_last_steps_are_told_apart_from_those_before_a_change() -> None:
+    tally = Tally(since_s=0.0)
+    tally.count(did(1, 32, 0.0), ("a",))
+    for number in range(1, 17):
+        tally.time(8, 1, 0.03, number / 32)
+    for number in (1, 2):
+        tally.time(8, 1, 0.3, 0.5 + 0.3 * number)
+    report = tally.report(term=1)
+    assert report is not None
+    assert report.stretches == ((8, 1, 0.3), (8, 1, 0.3))
+
+
+def test_a_last_stretch_that_is_too_short_to_tell_much_is_told_with_the_one_before() -> None:
+    tally = Tally(since_s=0.0)
+    tally.count(did(1, 32, 0.0), ("a",))
+    for seconds, now_s in ((0.5, 0.5), (0.5, 1.0), (0.25, 1.0625)):
+        tally.time(8, 1, seconds, now_s)
+    report = tally.report(term=1)
+    assert report is not None
+    assert report.stretches == ((8, 1, 0.5), (16, 2, 0.75))

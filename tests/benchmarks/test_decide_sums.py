@@ -104,6 +104,16 @@ def test_shares_are_right_again_with_the_first_block_near_the_best_of_the_new_sp
     assert (never["rounds"], never["over_at_last"]) == (None, pytest.approx(0.5))
 
 
+def test_members_that_take_fewer_steps_are_judged_by_the_best_of_such_plans() -> None:
+    equal, best = {"a": 14, "b": 14, "c": 14}, {"a": 18, "b": 6, "c": 18}
+    before = [decision(0.0, equal), work(9.0, 20), work(9.5, 21)]
+    told = {"first_round": 25, "shares": best, "batch": 18}
+    late = event("block", 10.5, first_round=23, shares=equal, batch=14)
+    found = recovered([*before, late, event("block", 12.0, **told)], 10.1, "b", 3.0)
+    assert found["over_at_last"] == pytest.approx(0.0)
+    assert (found["rounds"], found["shares"]) == (2, best)  # 22 had ended when it was slowed
+
+
 def test_a_strategy_is_changed_when_it_or_its_members_are_others() -> None:
     both = [decision(0.0, {"a": 1, "b": 1}), work(9.0, 20), work(12.0, 23)]
     alike = decision(11.0, {"a": 2, "b": 1})

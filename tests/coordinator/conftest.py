@@ -100,6 +100,10 @@ class Play:
             store=store or f"{name}:1",
         )
 
+    def hello_of_server(self, pid: int) -> say.Hello:
+        """What a server of the star road says first."""
+        return self._hello(say.HUB, f"there:{pid}").model_copy(update={"pid": pid})
+
     def ready(self, shape: tuple[int, ...] = (10,), needs_closure: bool = False) -> say.Ready:
         return say.Ready(
             names=("w",), shapes=(shape,), num_train=self.num_train, needs_closure=needs_closure
@@ -332,8 +336,16 @@ class Play:
             self.rounds[name] = number
             for peer in cohort:
                 self.rounds[peer] = max(self.rounds[peer], number - 1)
+            if number == block.tells < block.first_round + len(block.rounds()) - 1:
+                self._put_off(name, block)  # the rest of it, once this is told
+                break
         self.wait(took_s, step_s=max(0.25, took_s / 8))
         yield from self._report(name)
+
+    def _put_off(self, name: str, order: Any) -> None:
+        """The actor goes on with an order before its other ones, once others had their turn."""
+        later = (at for at, (to, _) in enumerate(self.orders) if to == name)
+        self.orders.insert(next(later, len(self.orders)), (name, order))
 
     def _report(self, name: str) -> Iterator[say.Report]:
         first, last = self.reported[name] + 1, self.rounds[name]

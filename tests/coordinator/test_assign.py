@@ -116,9 +116,17 @@ def test_of_many_devices_tasks_keep_to_their_islands():
     def near(task, on):
         return 1.0 + len(on) if any(set(on) <= set(island) for island in islands) else 1.0
 
-    placed = assign(here, [Claim("x"), Claim("y")], near, islands=islands).placed
+    placed = assign(here, [Claim("x"), Claim("y")], near, sets=device_sets(here, islands)).placed
     assert sorted(placed.values()) == sorted(islands)
     assert tuple(f"d{i}" for i in range(8)) in device_sets(here, islands)
+
+
+@pytest.mark.parametrize("num", [13, 400])
+def test_of_very_many_devices_neighbours_stay_together_and_nobody_is_forgotten(num):
+    sets = device_sets(world(*(0.001 * (i + 1) for i in range(num))))
+    assert len(sets) == 78
+    shortest = [on for on in sets if len(on) <= -(-num // 12)]
+    assert len(set(sum(shortest, ()))) == num
 
 
 @pytest.mark.parametrize(
@@ -141,6 +149,8 @@ def test_what_contradicts_itself_is_refused_in_words(here, claims, sentence):
 def test_a_utility_that_is_no_number_is_refused_in_words():
     with pytest.raises(JobError, match="finite utility of 'x' on d0, found nan"):
         assign(world(0.01), [Claim("x")], lambda task, on: float("nan"))
+    with pytest.raises(JobError, match="can be reckoned with, found 1e\\+308 of 'x'"):
+        assign(world(0.01), [Claim("x", 1e308)], lambda task, on: 10.0)
 
 
 def test_no_task_needs_no_device():

@@ -60,11 +60,11 @@ def test_scores_of_an_earlier_round_do_not_answer(play):
 def test_a_score_that_died_with_its_member_is_asked_of_another(play):
     p = play(until=ENDLESS).enter()
     name, _ = p.until(say.Evaluate)
-    epoch = p.run.ledger.num_epochs
+    committed = p.run.ledger.committed
     p.kill(name)
     other, _ = p.until(say.Evaluate)
     assert other != name
-    assert p.run.ledger.num_epochs == epoch
+    assert p.run.ledger.committed == committed
 
 
 def test_saving_goes_on_while_training_does(play):
@@ -72,10 +72,11 @@ def test_saving_goes_on_while_training_does(play):
     p.until(say.Save, to="c")
     blocks, ticket = len(p.orders_of(say.Block)), p.run.saving.ticket
     assert [order.whole for order in p.orders_of(say.Save)] == [True, False, False]
-    p.mute.add("c")
+    late = next(each for each in p.orders if each[0] == "c" and isinstance(each[1], say.Save))
+    p.orders.remove(late)
     p.until_true(lambda: len(p.orders_of(say.Block)) > blocks)
     assert not p.checkpoints
-    p.mute.clear()
+    p.orders.append(late)
     p.until_true(lambda: p.checkpoints)
     assert p.checkpoints[0].meta["round"] == p.run.saved_round == ticket
     assert p.checkpoints[0].files.keys() == {"model", "state/a", "state/b", "state/c"}
@@ -263,3 +264,42 @@ def test_the_waits_of_equal_shares_teach_nothing_of_the_plan(play):
     p.enter()
     p.until_true(lambda: p.of("window"))
     assert p.run.paces == {}
+
+
+@pytest.mark.parametrize("before_s", [0.0, 0.4])
+def test_a_window_in_which_members_step_alone_is_part_of_no_pause(play, before_s):
+    p = play(baselines=["solo"], until=ENDLESS).enter()
+    p.until_true(lambda: p.run.gauge.arm == "solo")
+    began_s = p.now_s
+    p.kill("b")
+    p.wait(1.25)  # the others do not hear of it
+    assert p.run.gauge.arm == "solo"
+    p.until_true(lambda: p.run.pauses)
+    ended_s = p.now_s
+    p.wait(0.5)
+    gap_s = before_s + p.now_s - began_s
+    told = {"first_round": 1, "last_round": 1, "num_samples": 0, "num_steps": 0, "loss": 0.0}
+    told |= {"cohort": ("a", "c"), "compute_s": 0.0, "exchange_s": 0.0, "gap_s": gap_s}
+    p.say("a", say.Report(term=p.run.term.number, **told))
+    assert p.run.pauses == [{"a": pytest.approx(before_s + p.now_s - ended_s)}]
+
+
+def test_one_that_dies_in_such_a_window_and_is_back_at_once_is_not_waited_for(play):
+    p = play(baselines=["solo"], until=ENDLESS).enter()
+    p.until_true(lambda: p.run.gauge.arm == "solo")
+    p.kill("b")
+    p.enter("b")
+    p.until(say.Block, to="b")
+
+
+def test_what_a_plan_puts_on_one_machine_alone_is_saved_at_once(play):
+    p = play(2, strategy="auto", checkpoint_every_s="auto", until=ENDLESS)
+    p.per_sample_s["b"] = 1.0
+    p.enter()
+    p.until(say.Save, to="a")
+    assert p.run.term.members == ("a",)
+    assert p.run.elapsed_s < LEAST_S
+    p.until_true(lambda: p.checkpoints)
+    told = len(p.orders_of(say.Save))
+    p.until_true(lambda: p.run.ledger.next_round > p.checkpoints[0].meta["round"] + 3)
+    assert len(p.orders_of(say.Save)) == told  # and from there on once in a while

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.cluster import Cluster, Machine, Road
+from coterie.cluster import Cluster
 from coterie.coordinator.candidates import candidates
 from coterie.coordinator.decide import decide
 from coterie.coordinator.model import predict, shares_for
 from coterie.coordinator.rivals import MOST_REFUSED, MOST_REJECTED
 from coterie.coordinator.shares import exact_shares, step_s
 from coterie.errors import JobError
+from coterie.inventory import Machine, Road
 from coterie.sync import recipes
 from coterie.sync.reading import parse
 from coterie.sync.teams import Islands
@@ -400,3 +401,12 @@ def test_an_odd_world_is_decided_or_refused_in_a_sentence(world, spare_bytes):
     else:
         assert sum(decision.chosen.shares.values()) == world.batch
         assert decision.chosen.goodput_per_s > 0
+
+
+def test_who_asks_for_walks_is_not_left_alone_for_the_progress_that_walks_lose():
+    devices = tuple(Device(name, 0.04, 0.001, 512) for name in ("a", "b"))
+    shared = World(devices, (Link("a", "b", 1e-4, 1e9),), 20, 10_000)
+    layout = Layout(("w",), ((1_000,),))
+    asked = decide(shared, layout, 1, "", candidates=(recipes.local_sgd(8),)).chosen
+    assert asked.shares.keys() == {"a", "b"}
+    assert decide(shared, layout, 1, "").chosen.efficiency > asked.efficiency

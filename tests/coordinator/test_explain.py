@@ -145,7 +145,9 @@ def test_names_from_other_machines_cannot_steer_the_terminal() -> None:
 def test_trials_and_what_gradients_say_of_the_batch_are_told_with_their_decision() -> None:
     noise = {"kind": "noise", "decision": 1, "text": "A batch of 512 would reach more."}
     trial = {"kind": "trial", "decision": 1, "text": "chain(Reduce()) was tried"}
-    told = sentences(explain([decision(), trial, noise, decision(2)]))
+    kept = {"kind": "kept", "decision": 1, "text": "chain(Reduce()) keeps 0.78 of the progress"}
+    told = sentences(explain([decision(), trial, kept, noise, decision(2)]))
     at = told.index("Tried: chain(Reduce()) was tried.")
-    assert told[at + 1] == "Measured: A batch of 512 would reach more."
+    assert told[at + 1] == "Measured: chain(Reduce()) keeps 0.78 of the progress."
+    assert told[at + 2] == "Measured: A batch of 512 would reach more."
     assert sum(line.startswith(("Tried", "Measured: A")) for line in told) == 2

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from coterie.cluster import Cluster, Links, Machine, Road
+from coterie.cluster import Cluster, checked
 from coterie.coordinator.decide import decide
 from coterie.coordinator.forecast import Forecast, Question, forecast, sentences
 from coterie.errors import JobError
+from coterie.inventory import Links, Machine, Road
 from coterie.sync.reading import parse
 from coterie.types import Layout
 from coterie.world import World
@@ -103,3 +106,36 @@ def test_a_thousand_machines_are_told_in_a_screen() -> None:
     assert len(words) < 40
     assert max(map(len, words)) < 400
     assert any("pc-001, pc-002, pc-003 and 597 others" in line for line in words)
+
+
+ANY = st.sampled_from([1e-300, 1e-6, 0.01, 1.0, 50.0, 1e15])
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_whatever_is_described_is_planned_or_refused_in_a_sentence(data: st.DataObject) -> None:
+    draw = data.draw
+    described = {
+        "machines": [
+            {"name": name, "count": draw(st.integers(1, 2)), "fails_every_h": draw(ANY),
+             "memory_gb": draw(ANY), "overhead_ms": draw(ANY), "per_sample_ms": draw(ANY)}
+            for name in "ab"
+        ],
+        "links": {"default": {"mbit_per_s": draw(ANY), "latency_ms": draw(ANY)}},
+    }  # fmt: skip
+    batch, num_train, num_values = (draw(st.sampled_from([1, 64, 10**6])) for _ in range(3))
+    asked = draw(st.sampled_from([None, parse("all-reduce"), parse("diloco(8)")]))
+    question = Question(Layout(("w",), ((num_values,),)), {"steps": 9.0, "epochs": 2.0}, asked)
+    try:
+        here = checked(described, "cluster.yaml")
+        found = forecast(here, lambda c: c.world(batch, num_train, num_values), question)
+    except JobError:  # and nothing else
+        return
+    assert found.decision.chosen.goodput_per_s > 0
+    assert "nan" not in " ".join(sentences(found))
+
+
+def test_a_link_on_which_nothing_moves_leaves_the_best_alone() -> None:
+    links = Links(default=Road(mbit_per_s=1e-300))
+    found = told(Cluster(machines=[PC], links=links))
+    assert len(found.decision.chosen.shares) == 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from coterie.code import digests
 from coterie.coordinator.hear import MEMORY_PART
 from coterie.coordinator.model import fit_device
 from coterie.coordinator.run import Resume
@@ -44,6 +45,34 @@ def test_everybody_is_welcomed_with_the_whole_job(play):
     (welcome,) = p.orders_of(say.Welcome, to="a")
     assert type(p.run.job).model_validate(welcome.job) == p.run.job
     assert welcome.num_files == 0
+
+
+@pytest.mark.parametrize("ship", [False, True])
+def test_code_is_told_apart_by_digests_and_given_only_where_it_is_shipped(play, ship):
+    p = play(2, agents={"local": 2, "ship": ship})
+    p.run.source = {"nets.py": "X = 1\n"}
+    p.hello("a")
+    (welcome,) = p.orders_of(say.Welcome, to="a")
+    assert welcome.code == digests(p.run.source)
+    assert welcome.source == (p.run.source if ship else {})
+
+
+def test_one_that_leaves_says_why(play):
+    p = play(2)
+    p.enter("a")
+    p.say("a", say.Bye(reason="found other code"))
+    assert p.of("agent", member="a", state="lost")[0]["reason"] == "found other code"
+
+
+def test_one_that_shuffles_otherwise_is_named_before_it_learns_anothers_samples(play):
+    p = play(2)
+    p.enter("a")
+    p.hello("b")
+    p.say("b", p.ready().model_copy(update={"shuffled": 1}))
+    assert p.run.failure == (
+        "expected samples shuffled alike on every agent, found another order on b; "
+        "install the same numpy there"
+    )
 
 
 META = {"round": 7, "num_steps": 7, "num_epochs": 0, "num_train": 640, "free": {"0": [[224, 640]]}}
@@ -207,7 +236,7 @@ def test_achievement_is_timed_by_the_first_member_alone(play):
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples_and_reaches_the_next_block(play):
     p = play(1, until=ENDLESS).until_training()
-    first = len(p.orders_of(say.Block)[0].rounds())
+    first = p.orders_of(say.Block)[0].tells
     p.loss = 4.0
     p.answer()
     p.loss = 1.0

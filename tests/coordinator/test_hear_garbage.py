@@ -26,6 +26,8 @@ reports = st.builds(
     exchange_s=floats,
     gap_s=floats,
     digest=st.none() | ints,
+    stretches=st.lists(st.tuples(ints, ints, floats), max_size=3).map(tuple),
+    cores=st.none() | floats,
 )
 readies = st.builds(
     say.Ready,

@@ -17,6 +17,7 @@ from coterie.coordinator.model import (
     predict,
     solo_per_s,
 )
+from coterie.coordinator.progress import DOUBT
 from coterie.coordinator.shares import exact_shares
 from coterie.errors import JobError
 from coterie.sync import recipes
@@ -101,7 +102,9 @@ def test_an_option_reads_like_its_formula():
     assert option.exchange_s == exchange_s > 0
     assert option.round_s == pytest.approx(epoch_s / 13, rel=1e-12)
     assert option.samples_per_round == pytest.approx(10_000 / 13, rel=1e-12)
-    assert option.efficiency == strategy.keeps() < 1
+    kept = strategy.prior.kept(1 / (0.8**2 + 0.2**2))  # as by 1.5 members of equal share
+    assert option.efficiency == pytest.approx(kept * math.exp(-DOUBT * (1 - kept)))
+    assert strategy.keeps() < kept < 1
     assert option.survival == pytest.approx(math.exp(-3e-3 * option.round_s), rel=1e-12)
     assert option.goodput_per_s == pytest.approx(
         10_000 / epoch_s * option.efficiency * option.survival, rel=1e-12

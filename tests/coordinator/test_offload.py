@@ -83,6 +83,17 @@ def test_equal_places_share_equally():
     assert list(parts.values()) == pytest.approx([1 / 3] * 3)
 
 
+def test_places_alike_may_be_said_once():
+    apart = [Place("a", 3.0, 0.1), *(Place(f"b{i}", 2.0, 0.2) for i in range(5))]
+    together = [Place("a", 3.0, 0.1), Place("b", 2.0, 0.2, num=5)]
+    ours, theirs = offload(together, 11.0), offload(apart, 11.0)
+    assert ours.expected_s == pytest.approx(theirs.expected_s)
+    assert ours.parts["b"] == pytest.approx(5 * theirs.parts["b0"])
+    assert expected_s(together, ours.parts, 11.0) == pytest.approx(ours.expected_s)
+    with pytest.raises(JobError, match="fewer than the 13 requests"):
+        offload(together, 13.0)
+
+
 def test_the_linear_form_is_the_sum_of_the_source():
     links = [Link("a", "b", 0.1, 1e6), Link("a", "c", 0.2, 1e6), Link("b", "c", 0.4, 1e6)]
     places = linked_places({"a": 10, "b": 20, "c": 40}, links, 0)

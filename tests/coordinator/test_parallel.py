@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from itertools import combinations
@@ -11,6 +12,7 @@ import pytest
 from coterie.coordinator.decide import decide
 from coterie.coordinator.model import predict, shares_for
 from coterie.coordinator.parallel import passing_s, pipeline_shares, pipelines
+from coterie.coordinator.progress import DOUBT
 from coterie.coordinator.split import split
 from coterie.sync.reading import parse
 from coterie.sync.teams import Pipeline
@@ -99,7 +101,8 @@ def test_two_pipelines_side_by_side_lose_what_replicas_lose():
     asked = world(per_sample_s=(0.01,) * 4)
     two = parse("chain(Every(8), Pipeline(('5',), crew=('d3', 'd0')), Reduce(), Outer(1.0))")
     option = predict(asked, Layout(("w",), ((100,),)), two, shares_for(two, asked))
-    assert option.efficiency == two.keeps() < 1
+    kept = two.prior.kept(2.0)
+    assert option.efficiency == kept * math.exp(-DOUBT * (1 - kept)) < 1
     alone_s = predict(
         asked, Layout(("w",), ((100,),)), two, pipeline_shares(32, ("d3", "d0"))
     ).round_s

@@ -44,6 +44,40 @@ def test_a_change_is_believed_at_once_where_some_reports_in_a_row_agree(play):
     assert p.run.members["a"].device.step_s(8) == pytest.approx(0.1)
 
 
+def test_a_machine_that_grants_half_is_believed_half_as_fast_until_its_steps_say_otherwise(play):
+    p = play(until=ENDLESS).until_training()
+    before_s = p.run.members["a"].device.step_s(8)
+    for cores in (2.0, 1.96):  # that is no other grant
+        feed(p, "a", step_s=before_s, cores=cores)
+    assert not has_jumped(p.run)
+    feed(p, "a", step_s=before_s, cores=1.0)
+    assert has_jumped(p.run)
+    assert p.run.members["a"].device.step_s(8) == pytest.approx(2 * before_s)
+    fold(p.run)
+    for _ in range(2):  # more cores than it had used
+        feed(p, "a", step_s=before_s, cores=1.0)
+    fold(p.run)
+    assert p.run.members["a"].device.step_s(8) == pytest.approx(before_s)
+
+
+@pytest.mark.parametrize("cores", [0.0, -1.0, math.inf, math.nan])
+def test_what_no_machine_grants_is_not_believed(play, cores):
+    p = play(until=ENDLESS).until_training()
+    believed = p.run.members["a"].device
+    for told in (1.0, cores):
+        feed(p, "a", step_s=0.01, cores=told)
+    assert p.run.members["a"].device == believed
+
+
+def test_the_last_steps_of_one_report_show_a_change_that_its_mean_hides(play):
+    p = play(until=ENDLESS).until_training()
+    step_s = p.run.members["a"].device.step_s(8)
+    feed(p, "a", 1.2 * step_s, stretches=((8, 1, 3 * step_s), (8, 1, 3.1 * step_s)))
+    assert has_jumped(p.run)
+    fold(p.run)
+    assert p.run.members["a"].device.step_s(8) == pytest.approx(3.05 * step_s)
+
+
 def test_in_a_pipeline_no_pace_is_a_members_own(play):
     p = play(until=ENDLESS, strategy="pipeline(2, ('1',), ('b', 'a'))").until_training()
     believed = p.run.members["a"].device
@@ -54,7 +88,7 @@ def test_in_a_pipeline_no_pace_is_a_members_own(play):
     assert p.run.members["a"].device == believed
 
 
-def feed(p, name, step_s, meeting_s=0.0, batch=8):
+def feed(p, name, step_s, meeting_s=0.0, batch=8, **words):
     p.say(
         name,
         say.Report(
@@ -67,6 +101,7 @@ def feed(p, name, step_s, meeting_s=0.0, batch=8):
             loss=1.0,
             compute_s=step_s,
             exchange_s=meeting_s,
+            **words,
         ),
     )
 
@@ -140,6 +175,22 @@ def test_long_exchanges_that_get_longer_are_put_down_to_their_bytes(play):
         learn_road(p.run, 10 * 4 / 3)
     assert price_s(p, 1.0) == pytest.approx(10 * 4 / 3, rel=0.1)
     assert p.run.meeting_s < 0.1
+
+
+def test_meetings_that_take_much_longer_twice_in_a_row_are_another_road(play):
+    p = road(play, 1.0)
+    usual_s = p.run.members["a"].device.step_s(8)
+    for seconds in (4 / 3, 13.0):
+        for _ in range(2):
+            for name, waits_s in (("a", 0.9), ("b", 0.4), ("c", 0.0)):
+                feed(p, name, step_s=usual_s, meeting_s=seconds + waits_s)
+        if seconds < 2:
+            learn_road(p.run, seconds)
+            assert not has_jumped(p.run)
+    assert has_jumped(p.run)
+    p.run.probe_links_s = 0.0
+    fold(p.run)
+    assert p.run.doubts_links
 
 
 def test_short_exchanges_that_get_longer_are_put_down_to_meeting_at_all(play):

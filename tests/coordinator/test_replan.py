@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from coterie.coordinator.decide import decide
@@ -9,9 +11,11 @@ from coterie.coordinator.model import predict
 from coterie.coordinator.replan import (
     KEEP_GAIN,
     RECONSIDER_S,
+    at_first,
     closures,
     everyone,
     steady,
+    turn,
 )
 from coterie.coordinator.shares import exact_shares
 from coterie.sync import recipes
@@ -87,6 +91,40 @@ def test_a_member_is_left_out_for_a_large_gain():
 def test_the_first_choice_stands_where_it_is_that_of_all():
     decision = decide(world(1e9), LAYOUT, 1, "first plan")
     assert steady(decision, LAYOUT, None) == decision
+
+
+@pytest.mark.parametrize("slow_s", [0.06, 0.022])
+def test_together_a_little_more_than_alone_is_at_first_no_reason_to_meet(slow_s):
+    near = world(1e9, per_sample_s=(0.001, slow_s, slow_s))
+    decision = decide(near, LAYOUT, 1, "first plan", candidates=(recipes.all_reduce(),))
+    first = at_first(decision, LAYOUT)
+    assert first.chosen.shares.keys() == {"d0"}
+    assert decision.chosen.goodput_per_s < (1 + KEEP_GAIN) * first.chosen.goodput_per_s
+    assert first.chosen not in first.rejected
+    assert decision.chosen in (first.chosen, first.rejected[0])
+
+
+def test_one_device_alone_is_not_chosen_where_others_help_a_lot():
+    decision = decide(world(1e9), LAYOUT, 1, "first plan")
+    assert at_first(decision, LAYOUT) == steady(decision, LAYOUT, None)
+
+
+def test_what_losses_say_of_progress_is_told_when_another_sentence_gets_under_way(play):
+    p = play(until=ENDLESS, strategy="local-sgd(8)")
+    p.until_training()
+    run = p.run
+    for begun, falls in ((run.strategy, 0.1), (recipes.all_reduce(), 0.8)):
+        run.strategy = begun
+        turn(run)
+        for _ in range(60):
+            run.progress.saw(5 - falls * math.log(run.progress.useful + 100), 100)
+    run.strategy = recipes.all_reduce_int8()
+    turn(run)
+    told = [fields for kind, fields in run.log if kind == "kept"]
+    assert [each["strategy"] for each in told] == ["chain(Every(8), Reduce(), Outer(1.0))"]
+    assert told[0]["measured"] < told[0]["believed"]
+    assert "keeps 0." in told[0]["text"]
+    assert run.world.learned == run.progress.learned != ()
 
 
 def test_steady_speeds_never_change_a_plan(play):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from coterie.coordinator.remember import remember
 from coterie.transport import messages as say
 
 ENDLESS = {"epochs": 1e4}
@@ -230,3 +231,82 @@ def test_a_settled_word_of_an_earlier_term_does_not_complete_this_one(play, firs
     assert not p.orders_of(say.Block)
     p.say(other, say.Settled(term=2, round=0, healed=False, seconds=0.0))
     assert p.run.settled.keys() == {"a", "b"}
+
+
+def served(play, **words):
+    """Two members and their server, which comes a second after it was started."""
+    p = play(2, strategy="parameter-server()", until=ENDLESS, **words)
+    p.wait(1.0)
+    p.say(say.HUB, p.hello_of_server(7))
+    return p.enter()
+
+
+def test_a_server_is_silent_for_as_long_as_another_takes_to_come_before_it_is_given_up(play):
+    p = served(play)
+    p.until(say.Block)
+    while p.run.hub is not None:
+        silent_s = p.now_s - p.run.hub_pulse.heard_s
+        p.wait(0.25)
+    assert silent_s == pytest.approx(1.5)  # three beats, and longer than the second that it took
+    assert p.run.evicted == [say.HUB]
+    assert [event["state"] for event in p.of("server")] == ["joined", "suspected"]
+    p.wait(10.0)
+    assert len(p.memberships) == 1  # members wait
+
+
+def test_a_coordinator_that_was_stopped_itself_does_not_blame_the_server(play):
+    p = served(play)
+    p.until(say.Block)
+    p.wait(10.0, step_s=10.0)
+    p.say(say.HUB, say.Beat())
+    p.wait(1.0)
+    assert p.run.hub is not None
+
+
+def test_a_server_that_wakes_up_when_another_was_asked_for_is_not_heard(play):
+    p = served(play)
+    p.until(say.Block)
+    p.wait(3.0)
+    p.say(say.HUB, p.hello_of_server(7))
+    assert p.run.hub is None
+    p.say(say.HUB, p.hello_of_server(8))
+    p.say(say.HUB, p.hello_of_server(7))
+    p.until(say.Term, to="a")
+    assert [told.hub for told in p.orders_of(say.Term, to="a")] == ["there:7", "there:8"]
+    successor = play(2, strategy="parameter-server()")
+    remember(successor.run, p.events)
+    assert successor.run.is_fenced(p.hello_of_server(7))
+    assert not successor.run.is_fenced(p.hello_of_server(8))
+
+
+def test_agents_are_called_back_where_all_who_hold_the_model_are_gone(play):
+    p = play(2, until=ENDLESS).until_training()
+    p.enter("c")
+    p.kill("a", "b")
+    assert p.run.failure
+    assert p.orders_of(say.Stop, to="c")[-1].again
+
+
+def test_one_of_before_a_run_went_on_from_its_checkpoint_begins_anew(play):
+    """It was cut off, and holds rounds that others have learned anew since."""
+    p = play(2, until=ENDLESS).until_training()
+    p.rounds["c"] = 99
+    p.say("c", p.back("c", term=7))
+    assert p.orders_of(say.Stop, to="c")[-1].again
+    assert "c" not in p.run.members
+    p.enter("c")
+    p.until(say.Block, to="c")
+
+
+@pytest.mark.parametrize("num_here", [0, 1])
+def test_a_run_that_goes_on_by_itself_waits_a_while_for_those_who_were_lost(play, num_here):
+    p = play(2, until=ENDLESS)
+    p.run.by_itself = True
+    for name in "ab"[:num_here]:
+        p.enter(name)
+    p.wait(19.0)
+    assert not p.orders_of(say.Probe)
+    p.wait(2.0)
+    assert bool(p.orders_of(say.Probe)) == bool(num_here)
+    p.wait(42.0)
+    assert bool(p.run.failure) != bool(num_here)

@@ -33,7 +33,7 @@ from coterie.agents.join import setup_of
 from coterie.agents.snapshot import Snapshot
 from coterie.config import Job, parse_job
 from coterie.engines import simulated
-from coterie.machine import Watch
+from coterie.parent import Watch
 from coterie.sync import fragments
 from coterie.sync.chain import Strategy
 from coterie.sync.codecs import Codec, ErrorFeedback

@@ -165,8 +165,9 @@ class Played:
 
     @property
     def agreed(self) -> list[Tensor]:
-        """What each member of the last term takes for agreed."""
-        return [self.outcome.workers[name].agreed_vector() for name in self.run.term.members]
+        """What each member of the last term takes for agreed, if it did not die as all left."""
+        workers = self.outcome.workers
+        return [workers[n].agreed_vector() for n in self.run.term.members if n in workers]
 
 
 def play(

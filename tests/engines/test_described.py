@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from coterie.agents.learner import Setup
-from coterie.cluster import Cluster, Links, Machine, Road
+from coterie.cluster import Cluster
 from coterie.config import Job
 from coterie.engines.described import Described
 from coterie.engines.simulated import Fault, Simulation
+from coterie.inventory import Links, Machine, Road
 from coterie.watch.events import Audit
 from coterie.world import World
 

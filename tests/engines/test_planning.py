@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from coterie.agents import checkpoint
 from coterie.cluster import Cluster, load_cluster
 from coterie.config import Job, load_job
 from coterie.coordinator.explain import explain
+from coterie.coordinator.run import Checkpoint
 from coterie.engines import planning
-from coterie.engines.planning import Mishaps, parse_kill, plan, simulate
+from coterie.engines.planning import Mishaps, parse_kill, plan, plan_several, simulate
 from coterie.errors import JobError
 from coterie.watch.events import audit, read
 
@@ -64,6 +66,9 @@ def test_a_simulated_run_leaves_a_folder_that_others_read(
     assert [decision["number"] for decision in explain(events)] == [1, 2]
     assert [event["time_s"] for event in events] == sorted(event["time_s"] for event in events)
     assert load_job(tmp_path / "digits" / "job.yaml").agents.local == home.num_machines
+    point = checkpoint.load(tmp_path / "digits")  # which a real run can go on from
+    assert (point.step, figures["checkpoint"]) == (22, str(tmp_path / "digits/checkpoints/step-22"))
+    assert {"model.safetensors", "state/desktop.safetensors"} <= point.files.keys()
     assert simulate(job("until={steps: 1}"), home, Mishaps(), tmp_path, shown.append)[1][
         "folder"
     ].endswith("digits-2")
@@ -77,6 +82,31 @@ def test_a_run_that_fails_says_why(
     code, figures = simulate(job("until={epochs: 9}"), alone, mishaps, tmp_path, shown.append)
     assert code == 1
     assert "all died" in figures["error"]
+
+
+def test_of_many_machines_a_checkpoint_holds_the_states_of_the_first(tmp_path: Path) -> None:
+    files = {f"state/pi-{number:02}.safetensors": b"" for number in range(30)}
+    record = planning._Record(job(), tmp_path, lambda event: None, ())
+    (path,) = record.keep(
+        0.0, [Checkpoint(3, {"model.safetensors": b"w", **files}, {"round": 1})]
+    ).values()
+    record.close()
+    assert len(checkpoint.load(Path(path)).files) == 1 + planning.MOST_SHOWN
+
+
+def test_jobs_that_share_a_cluster_are_planned_without_their_code() -> None:
+    cluster = load_cluster(EXAMPLES / "04_two_jobs" / "cluster.yaml")
+    narrow = load_job(EXAMPLES / "04_two_jobs" / "narrow.yaml", ["task.model=absent_task:network"])
+    told = plan_several([job(), narrow], cluster)
+    assert [(each.task, each.priority) for each in told.given] == [("digits", 2.0), ("narrow", 1.0)]
+    assert all(each.machines for each in told.given)
+    with pytest.raises(JobError, match="different names, found narrow twice; name each job once"):
+        plan_several([narrow, narrow], cluster)
+    with pytest.raises(JobError, match="expected the job narrow under tasks of the cluster"):
+        plan_several(
+            [job(), narrow],
+            cluster.model_copy(update={"tasks": {"digits": cluster.tasks["digits"]}}),
+        )
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_it_survives_a_death_and_takes_the_returned_in(played: Play, sentence: s
     assert set(run.outcome.workers) == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("sentence", ["parameter-server(2)", "kin(2)", "robust(2)"])
+@pytest.mark.parametrize("sentence", ["kin(2)", "robust(2)"])
 def test_too_few_for_the_sentence_is_said_and_ends_the_run(played: Play, sentence: str) -> None:
     run = played(sentence, [Fault("b", UNDER_WAY_S), Fault("c", UNDER_WAY_S)])
     (error,) = run.of("error")

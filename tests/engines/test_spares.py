@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from coterie.config import Job, Ref, TaskSpec
@@ -38,14 +39,16 @@ def spare() -> Iterator[subprocess.Popen[bytes]]:
         spare.kill()
 
 
-def refuse(*_: Any) -> None:
-    raise PermissionError("only root may raise a priority")
+def refuse(process: psutil.Process, level: int | None = None) -> int:
+    if level is None:
+        return 0
+    raise psutil.AccessDenied(process.pid, msg="only root may raise a priority")
 
 
 def test_a_spare_that_took_a_name_keeps_it_where_priorities_may_not_be_raised(
     agents: LocalAgents, spare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "setpriority", refuse)
+    monkeypatch.setattr(psutil.Process, "nice", refuse)
     agents.spares = [spare]
     assert agents._take_over(Process("agent-0", spare, None)) is spare
     assert spare.stdout.read() == b'["agent-0", 1.0]\n'
@@ -64,7 +67,7 @@ def test_a_spare_is_put_last_only_where_it_can_be_raised_again(
 ) -> None:
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(processes, "may_hurry", lambda: may)
-    monkeypatch.setattr(os, "setpriority", lambda _, pid, level: told.append((pid, level)))
+    monkeypatch.setattr(psutil.Process, "nice", lambda p, level: told.append((p.pid, level)))
     monkeypatch.setattr(agents, "_begin", lambda *_: spare)
     agents.keep_spares()
     assert told == ([(spare.pid, processes.LAST)] if may else [])

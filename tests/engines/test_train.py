@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import TensorDataset
 
-from coterie.config import MultiSpec, Ref, load_job
+from coterie.config import Ref, load_job
 from coterie.engines.launch import Result
 from coterie.engines.train import train
 from coterie.errors import CoterieError, JobError
+from coterie.specs import MultiSpec
 from coterie.tasks.multitask import MultiTask
 from coterie.tasks.supervised import Supervised
 from coterie.tasks.weighing import DWA

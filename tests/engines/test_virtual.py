@@ -135,6 +135,45 @@ def test_a_server_that_dies_is_replaced_and_nothing_is_lost(played: Play, senten
     assert run.outcome.summary["kills_survived"] == 0
 
 
+@pytest.mark.parametrize("sentence", ["parameter-server(2)", PUSHED])
+def test_a_server_that_is_stopped_is_replaced_as_a_dead_one_is(
+    played: Play, monkeypatch: pytest.MonkeyPatch, sentence: str
+) -> None:
+    pushed = pushes(monkeypatch) if sentence == PUSHED else {}
+    run = played(sentence, [Fault(HUB, UNDER_WAY_S, 4.0, "stop")], num_epochs=24.0)
+    sound(run, sentence, 24)
+    told = [event["state"] for event in run.of("server")]
+    assert told == ["joined", "suspected", "lost", "joined"]
+    assert run.outcome.summary["kills_survived"] == 0
+    if sentence == PUSHED:
+        holds_each_push_once(run, pushed)
+
+
+def test_a_server_that_is_stopped_for_a_moment_is_waited_for(played: Play) -> None:
+    run = played("parameter-server()", [Fault(HUB, UNDER_WAY_S, 1.0, "stop")], num_epochs=8.0)
+    sound(run, "parameter-server()", 8)
+    assert [event["state"] for event in run.of("server")] == ["joined"]
+    assert len(run.of("term")) == 1
+
+
+def test_a_stopped_server_whose_coordinator_dies_is_replaced_too(played: Play) -> None:
+    faults = [Fault(HUB, UNDER_WAY_S, None, "stop"), Fault("", 2.4, 0.5, "coordinator")]
+    run = played("parameter-server()", faults, num_epochs=8.0)
+    sound(run, "parameter-server()", 8)
+
+
+@pytest.mark.parametrize("outer", ["", "Every(2), ", "Every(2), ErrorFeedback(Int8(16)), "])
+def test_where_fewer_live_than_a_quorum_a_round_waits_for_those(played: Play, outer: str) -> None:
+    sentence = f"chain({outer}Reduce(road='star', quorum=3){', Outer(0.7, 0.9)' if outer else ''})"
+    deaths = [Fault("b", UNDER_WAY_S, 2.0), Fault("c", UNDER_WAY_S, 1.0)]
+    run = played(sentence, deaths, num_epochs=24.0)
+    sound(run, sentence, 24)
+    told = [(event["members"], event["asked"]) for event in run.of("quorum")]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert repr(run.run.strategy) == sentence
+    assert "at most 1 of the 3 members" in run.of("quorum")[0]["text"]
+
+
 def test_one_that_began_anew_before_the_coordinator_died_holds_nothing(schedule: Play) -> None:
     """While the server is gone c begins anew; who knew that dies too, before a term was named."""
     deaths = [
@@ -217,9 +256,12 @@ mishaps = st.lists(
     max_size=2,
 )
 deaths = st.none() | st.tuples(st.floats(1.3, 2.4), st.floats(0.02, 2.0))
+ends = deaths | st.tuples(  # of a server
+    st.floats(1.3, 2.4), st.floats(0.02, 2.0) | st.floats(1.0, 4.0), st.sampled_from(["stop"])
+)
 
 
-@given(st.sampled_from([*SENTENCES, *BY_STAR]), mishaps, mishaps, deaths, deaths)
+@given(st.sampled_from([*SENTENCES, *BY_STAR]), mishaps, mishaps, deaths, ends)
 def test_whatever_befalls_anybody_each_sample_is_learned_once(
     schedule: Play,
     witness: Callable[[], Any],
@@ -231,7 +273,7 @@ def test_whatever_befalls_anybody_each_sample_is_learned_once(
 ) -> None:
     faults = [] if coordinator is None else [Fault("", *coordinator, "coordinator")]
     faults += [] if server is None else [Fault(HUB, *server)]
-    of_c = [] if parse(sentence).least > 1 else of_c  # two are to be left for that
+    of_c = [] if parse(sentence).waiting_for(1).least > 1 else of_c  # two are to be left for that
     for member, waits in (("b", of_b), ("c", of_c)):
         now_s = 1.3
         for wait_s, back_after_s, kind in waits:

@@ -15,6 +15,7 @@ from coterie.machine import ROOT, cgroup_of
 pytestmark = pytest.mark.processes
 
 NUM_KILLS = 3
+SUSPECTED = ("guest", "suspected")
 
 
 def control_groups(owner: int) -> list[Path]:
@@ -97,20 +98,46 @@ def test_a_coordinator_that_is_killed_again_and_again_ends_the_run_and_costs_no_
     assert resumed.answer["samples_lost"] == resumed.answer["samples_repeated"] == 0
 
 
-def test_when_all_who_hold_the_model_die_the_run_goes_on_from_its_checkpoint_by_itself(
-    desk: Any,
-) -> None:
-    job = desk.job(until={"steps": 3000}, checkpoint_every_s=0.5)
+def test_when_all_who_hold_the_model_die_the_run_goes_on_by_itself(desk: Any) -> None:
+    """First from its start, then from a checkpoint, and with one of elsewhere that was cut off."""
+    job = desk.job(
+        agents={"local": 2, "remote": 1},
+        until={"minutes": 5},
+        strategy="local-sgd(4)",
+        deterministic=True,  # nobody is left out
+        checkpoint_every_s=6.0,
+    )
     process = desk.start("train", job, "--json", "--runs", desk.runs)
-    saved = desk.await_event(lambda event: event["kind"] == "checkpoint")
-    for name in ("agent-0", "agent-1"):
-        desk.agent(name).send_signal(signal.SIGKILL)
-    desk.await_event(lambda event: event["kind"] == "warning" and "going on" in event["text"])
-    again = desk.await_event(lambda e: e["kind"] == "run" and e["seq"] > saved["seq"])
-    assert again["resumed_round"] >= saved["round"]
-    desk.await_event(lambda e: e["kind"] == "committed" and e["seq"] > again["seq"])
+    told = desk.await_event(lambda event: event["kind"] == "run")
+    guest = desk.start(
+        "join", told["endpoint"], "--key", desk.runs / "small" / "join.key", "--name", "guest"
+    )
+    for origin in ("its start", "step-"):
+        if origin == "step-":
+            desk.await_event(lambda e: e["kind"] == "checkpoint")
+        desk.await_event(lambda e, after=told["seq"]: e["kind"] == "committed" and e["seq"] > after)
+        before = desk.events()[-1]["seq"]
+        guest.send_signal(signal.SIGSTOP)
+        desk.await_event(
+            lambda e, at=before: e["seq"] > at and (e.get("member"), e.get("state")) == SUSPECTED
+        )
+        for name in ("agent-0", "agent-1"):
+            desk.agent(name).send_signal(signal.SIGKILL)
+        said = desk.await_event(
+            lambda e, at=before: e["seq"] > at and "going on" in e.get("text", "")
+        )
+        assert f"going on from {origin}" in said["text"]
+        guest.send_signal(signal.SIGCONT)
+        told = desk.await_event(lambda e, at=before: e["kind"] == "run" and e["seq"] > at)
+        desk.await_event(
+            lambda e, at=told["seq"]: (
+                e["kind"] == "committed" and e["seq"] > at and "guest" in e["leases"]
+            )
+        )
+    assert guest.poll() is None
     process.send_signal(signal.SIGINT)
     finished = desk.finish(process)
     assert finished.code in (0, 130), finished.err
     assert finished.answer["samples_lost"] == finished.answer["samples_repeated"] == 0
+    assert desk.finish(guest).code == 0
     assert not desk.await_empty()

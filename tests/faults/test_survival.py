@@ -12,6 +12,7 @@ import psutil
 import pytest
 import zmq
 
+from coterie.parent import is_alive
 from coterie.transport.messages import Report, State, TornRound, encode
 from coterie.transport.secure import JoinKey
 from coterie.watch.events import audit
@@ -241,10 +242,10 @@ def test_when_the_power_fails_the_run_goes_on_from_disk(run: Run) -> None:
 
 
 @pytest.mark.parametrize("sentence", ["asynchronous(2)"])  # both kinds in virtual time
-def test_a_server_that_is_killed_is_replaced_and_nothing_is_repeated(
+def test_a_server_that_is_stopped_or_killed_is_replaced_and_nothing_is_repeated(
     sentence: str, desk: Any
 ) -> None:
-    """It dies twice, the second time together with the coordinator."""
+    """First it is stopped; the next one dies together with the coordinator."""
     job = desk.job(strategy=sentence, until={"minutes": 5}, checkpoint_every_s=2.0)
     process = desk.start("train", job, "--json", "--runs", desk.runs)
     desk.await_event(lambda event: event["kind"] == "committed" and event["last_round"] > 20)
@@ -254,7 +255,8 @@ def test_a_server_that_is_killed_is_replaced_and_nothing_is_repeated(
         told = [e for e in desk.events() if e["kind"] == "server" and "pid" in e]
         if with_coordinator:
             desk.agent("agent-0").parent().kill()
-        psutil.Process(told[-1]["pid"]).kill()
+        server = psutil.Process(told[-1]["pid"])
+        server.send_signal(signal.SIGKILL if with_coordinator else signal.SIGSTOP)
         before = desk.events()[-1]["seq"]
         another = desk.await_event(
             lambda e, before=before: e["seq"] > before and e["kind"] == "server" and "pid" in e
@@ -262,6 +264,7 @@ def test_a_server_that_is_killed_is_replaced_and_nothing_is_repeated(
         desk.await_event(
             lambda e, after=another["seq"]: e["seq"] > after + 20 and e["kind"] == "committed"
         )
+        assert not is_alive(server.pid)  # it can never wake up
     assert [desk.agent(name).pid for name in NAMES[:2]] == agents
     process.send_signal(signal.SIGINT)
     finished = desk.finish(process)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from coterie.errors import JobError, StrategyError
-from coterie.sync.chain import Landing, Memories, Strategy, chain, norm_before
+from coterie.sync.chain import Landing, Memories, Strategy, chain
 from coterie.sync.codecs import ErrorFeedback, Fp16, Int8, PowerSGD, RandomK, TopK
 from coterie.sync.exchanges import Reduce
 from coterie.sync.gossip import Gossip, Pairs
@@ -213,11 +213,6 @@ def test_what_stands_after_the_meeting_begins_behind_a_servers_noise() -> None:
     private = chain(Every(2), Clip(3.0), mean, Noise(2.0), Outer(1.0))
     assert private.pieces[private.after :] == (Outer(1.0),)
     assert FULL.pieces[FULL.after :] == (Outer(0.5, 0.9),)
-
-
-def test_the_norm_before_noise_is_that_of_the_last_bound() -> None:
-    assert norm_before([Clip(3.0), Clip(2.0)]) == 2.0
-    assert norm_before([Clip(3.0), ErrorFeedback(Int8())]) is None
 
 
 def test_a_strategy_knows_its_company() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from coterie.errors import JobError, StrategyError
-from coterie.sync.pieces import Clip, Every, Only, is_count, is_number
+from coterie.sync.codecs import ErrorFeedback, Int8
+from coterie.sync.pieces import Clip, Every, Only, is_count, is_number, norm_before
 from coterie.types import Ctx, Layout
 
 LAYOUT = Layout(("trunk.a", "head", "trunk.b"), ((2,), (3,), (1, 2)))
@@ -89,3 +90,8 @@ def test_numbers_and_counts_are_told_from_switches() -> None:
     assert is_count(1)
     assert not any(map(is_number, (True, "1", math.inf, None)))
     assert not any(map(is_count, (True, 1.0, 0, "1")))
+
+
+def test_the_norm_before_noise_is_that_of_the_last_bound() -> None:
+    assert norm_before([Clip(3.0), Clip(2.0)]) == 2.0
+    assert norm_before([Clip(3.0), ErrorFeedback(Int8())]) is None

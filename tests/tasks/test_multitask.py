@@ -17,7 +17,7 @@ from coterie.agents.stream import Stream
 from coterie.config import Job, Ref, TaskSpec
 from coterie.engines.simulated import Outcome, simulate
 from coterie.errors import JobError, NotFinite
-from coterie.tasks import MISSING, Conflict, IndexedTask, MultiTask, Supervised, Table, proven
+from coterie.tasks import MISSING, Conflict, MultiTask, NamedTask, Supervised, Table, checked
 from coterie.tasks.network import CrossStitch, Experts, Gated, Network, Picked
 from coterie.tasks.weighing import Fixed
 from coterie.watch.events import audit
@@ -255,10 +255,10 @@ def test_scores_are_of_each_task_and_their_means() -> None:
     assert scores["test_loss"] == pytest.approx(mean)
 
 
-def test_it_is_an_indexed_task_and_every_index_is_one_sample() -> None:
+def test_a_job_file_can_name_it_and_every_index_is_one_sample() -> None:
     multi = MultiTask("t", trunk, OWN)
-    assert isinstance(multi, IndexedTask)
-    assert proven(multi) is multi
+    assert isinstance(multi, NamedTask)
+    assert checked(multi) is multi
     groups = multi.fetch([39, 40, 49, 0]).data
     assert [sorted(group.answers) for group in groups] == [["kind"], ["real"]]
     assert torch.equal(groups[0].inputs, INPUTS[[39, 0]])
@@ -345,7 +345,7 @@ def test_a_loss_that_is_not_finite_names_its_task() -> None:
             "found predict",
         ),
         (
-            lambda: proven(
+            lambda: checked(
                 MultiTask(
                     "t", trunk, [OWN[0], Supervised("odd", nn.Linear(7, 2), *[OWN[0].train] * 2)]
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import namedtuple
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,13 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from coterie.config import TaskSpec
 from coterie.errors import JobError
-from coterie.tasks import IndexedTask, Supervised, Task, checked, from_spec
-from coterie.tasks.supervised import SCORE_BATCH, to_device
+from coterie.tasks import IndexedTask, StagedTask, Supervised, Task
+from coterie.tasks.samples import SCORE_BATCH
 
 NUM = 7
 
@@ -70,6 +67,11 @@ class TestContract:
     def test_is_a_task_with_numbered_samples(self) -> None:
         assert isinstance(task(), Task)
         assert isinstance(task(), IndexedTask)
+
+    def test_learns_the_same_in_stages_unless_it_predicts_in_a_way_of_its_own(self) -> None:
+        plain, own = task(), task(predict=lambda model, data: (model(data[0]), data[1]))
+        assert isinstance(plain, StagedTask)
+        assert (plain.in_stages, own.in_stages) == (True, False)
 
     def test_cannot_be_changed(self) -> None:
         with pytest.raises(AttributeError):
@@ -260,116 +262,3 @@ class TestScore:
         one = task(metrics={"both": lambda predictions, targets: {"a": 1}})
         with pytest.raises(JobError, match="metric both to be one number, found dict"):
             one.score(one.build())
-
-
-class TestToDevice:
-    def test_keeps_the_nest(self) -> None:
-        Point = namedtuple("Point", "x y")
-        moved = to_device([Point(torch.ones(1), "a"), {"k": (torch.ones(1), None)}], META)
-        assert isinstance(moved[0], Point)
-        assert (moved[0].y, moved[1]["k"][1]) == ("a", None)
-        assert moved[0].x.device == moved[1]["k"][0].device == META
-
-    def test_what_knows_how_to_move_moves_itself(self) -> None:
-        packed = to_device(pack_sequence([torch.ones(2), torch.ones(1)]), torch.device("cpu"))
-        assert isinstance(packed, PackedSequence)
-
-
-META = torch.device("meta")
-
-
-class Weighted(nn.Module):
-    """A loss of the user's, as a class with an argument."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        return self.scale * F.cross_entropy(predictions, targets)
-
-
-SPEC: dict[str, Any] = {
-    "model": {"call": "coterie.tasks.digits:model", "with": {"width": 1}},
-    "train": "coterie.tasks.digits:train_set",
-    "test": "coterie.tasks.digits:test_set",
-}
-
-
-class TestFromSpec:
-    @pytest.fixture(autouse=True)
-    def _needs_digits(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("sklearn")
-        self.root = str(tmp_path)
-        monkeypatch.syspath_prepend(self.root)
-
-    def made(self, **changes: Any) -> Supervised:
-        return from_spec("digits", TaskSpec.model_validate({**SPEC, **changes}), self.root)
-
-    def test_scores_what_it_was_told_to(self) -> None:
-        made = self.made(metrics={"accuracy": "coterie.tasks.digits:accuracy"})
-        assert made.num_train == 1437
-        assert set(made.score(made.build())) == {"accuracy", "test_loss"}
-
-    def test_binds_the_arguments_of_functions(self) -> None:
-        smooth = {"call": "torch.nn.functional:cross_entropy", "with": {"label_smoothing": 0.5}}
-        made, plain = self.made(loss=smooth), self.made()
-        model, batch = made.build(), made.fetch(range(8))
-        predictions, targets = model(batch.data[0]), batch.data[1]
-        expected = F.cross_entropy(predictions, targets, label_smoothing=0.5)
-        assert torch.equal(made.loss(model, batch), expected)
-        assert not torch.equal(plain.loss(model, batch), expected)
-
-    def test_instantiates_classes(self) -> None:
-        loss = {"call": "torch.nn:CrossEntropyLoss", "with": {"label_smoothing": 0.5}}
-        assert isinstance(self.made(loss=loss).criterion, nn.CrossEntropyLoss)
-
-    def test_leaves_the_seed_as_it_was(self) -> None:
-        torch.manual_seed(3)
-        expected = torch.rand(1)
-        torch.manual_seed(3)
-        self.made()
-        assert torch.equal(torch.rand(1), expected)
-
-    @pytest.mark.parametrize(
-        ("changes", "words"),
-        [
-            ({"model": "torch.nn:Identity"}, "could not be computed on the first 2 samples"),
-            ({"model": {"call": "coterie.tasks.digits:model", "with": {"w": 1}}}, "'w'"),
-            ({"loss": "torch.nn:BCELoss"}, "could not be computed on the first 2 samples"),
-            ({"loss": "torch.argmax:x"}, "expected a module torch.argmax"),
-            ({"train": "builtins:list"}, "found an empty dataset"),
-            (
-                {"loss": {"call": "torch.nn:CrossEntropyLoss", "with": {"reduction": "sum"}}},
-                "found reduction='sum'",
-            ),
-        ],
-    )
-    def test_mistakes_are_told_at_the_door(self, changes: dict[str, Any], words: str) -> None:
-        with pytest.raises(JobError) as refusal:
-            self.made(**changes)
-        assert words in str(refusal.value)
-        assert "\n" not in str(refusal.value)
-
-
-class TestChecked:
-    @pytest.mark.parametrize(
-        ("loss", "words"),
-        [
-            (lambda p, t: F.cross_entropy(p, t).item(), "found float"),
-            (lambda p, t: F.cross_entropy(p, t, reduction="none"), r"found \(2,\)"),
-            (lambda p, t: F.cross_entropy(p, t).detach(), r"found \(\) without one"),
-        ],
-    )
-    def test_the_loss_must_be_a_scalar_to_descend(self, loss: Any, words: str) -> None:
-        with pytest.raises(JobError, match=words):
-            checked(task(loss=loss))
-
-    def test_a_single_sample_is_shown_twice(self) -> None:
-        model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-        assert checked(task(model=model, train=tensors(1)))
-
-    def test_a_class_that_is_a_loss_is_told_apart_from_its_instance(self) -> None:
-        assert checked(task(loss=Weighted(2.0)))
-        with pytest.raises(JobError):
-            checked(task(loss=Weighted))

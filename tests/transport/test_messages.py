@@ -103,6 +103,7 @@ BLOCK = Block(
 )
 FROM_COORDINATOR: list[Wire] = [
     Welcome(job={"name": "x", "until": {"epochs": 1.5}, "task": [None, True]}, num_files=2),
+    Welcome(job={}, code={"nets.py": "0f"}, source={"nets.py": "x = '\u00e9'\n"}),
     Who(),
     Probe(sizes=(8, 64), seconds=0.5),
     Term(number=2, members=("ann", "bob"), store="10.0.0.1:1", at_once=True),

@@ -228,7 +228,8 @@ class Hub:
         What moved the anchor of a server before this one, and is not in it, its member still
         holds, and brings again. What is in it counts, though nobody may have heard so.
         """
-        if self.anchor_N is not None or not self.handed.keys() >= set(self.term.members):
+        members = set(self.term.members)  # none before the first term: nor is a layout known then
+        if self.anchor_N is not None or not members or not self.handed.keys() >= members:
             return
         handed, self.handed = self.handed, {}
         whole = {name: said for name, said in handed.items() if self._is_anchor(said)}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +16,20 @@ from pathlib import Path
 import torch
 
 from coterie.agents.draws import repeatable
+from coterie.agents.grant import Grant
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.perform import Performer, Roads, drive
 from coterie.agents.worker import Worker
+from coterie.code import check_same, unpack
 from coterie.config import Job, load_job, parse_job
-from coterie.errors import CoterieError, JoinError, TrainingError
-from coterie.machine import Watch, cores, memory_available_bytes
+from coterie.errors import CoterieError, JobError, JoinError, TrainingError
+from coterie.machine import cores, memory_available_bytes
+from coterie.parent import Watch
+from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate
-from coterie.tasks.specs import from_spec
 from coterie.transport.control import ControlClient
 from coterie.transport.messages import (
+    Bye,
     Hello,
     Refused,
     State,
@@ -34,6 +41,7 @@ from coterie.transport.parcels import Assembly
 from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0
+AGAIN_S = 60.0  # for a coordinator to come in the place of one that called this agent back
 LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
 
 
@@ -61,9 +69,10 @@ class Place:
     """Where an agent belongs: the coordinator, the key to it, the task's code on this machine."""
 
     endpoint: str
-    key: Path
+    key: Path | JoinKey
     root: Path = Path()  # it may lie elsewhere than on the coordinator's
     watch: Watch = field(default_factory=lambda: Watch(0))
+    accepts_code: bool = False  # what the run ships is then run, in place of what is in root
 
 
 def join(
@@ -72,34 +81,75 @@ def join(
     """Take part in a run until it ends; returns why it ended. Raises JoinError if not let in.
 
     `rest_s` says how long to rest after computing for some seconds: a throttle without cgroups. A
-    learner that was built beforehand saves the time to build one.
+    learner that was built beforehand saves the time to build one. Where the run goes on from its
+    checkpoint, this agent comes back as a new one would.
     """
-    key, endpoint = JoinKey.read(place.key), place.endpoint
+    why, again = _part(name, place, rest_s, learner, WELCOME_S)
+    while again:
+        why, again = _part(name, place, rest_s, None, AGAIN_S)
+    return why
+
+
+def _part(
+    name: str,
+    place: Place,
+    rest_s: Callable[[float], float],
+    learner: Learner | None,
+    patience_s: float,
+) -> tuple[str, bool]:
+    """Take part once: why it ended, and whether to come back."""
+    key = place.key if isinstance(place.key, JoinKey) else JoinKey.read(place.key)
+    endpoint = place.endpoint
+    _check_byte_order(sys.byteorder)
     client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}")
     place.watch.heard_s = lambda: client.heard_s
     roads = None
     try:
         roads = Roads(address_towards(endpoint), key, name, client.inbox)
         first = hello(name, roads.ring.store_endpoint, best_device())
-        welcome, files = _welcome(client, first, endpoint)
+        welcome, files = _welcome(client, first, endpoint, patience_s)
+        root = _root(place, welcome, client)
         try:
-            job = parse_job({**welcome.job, "root": str(place.root.resolve())})
-            worker = Worker(name, learner or _built(job), hello=first)
+            job = parse_job({**welcome.job, "root": str(root.resolve())})
+            worker = Worker(name, learner or _built(job), hello=first, granted=_granted(first))
             if files:
                 worker.resume(files)
         except CoterieError as error:
             client.tell(Refused(reason=str(error)))
-            return str(error)
+            return str(error), False
         client.tell(worker.learner.ready())
         with repeatable(job.deterministic):
             why = drive(worker.live(), Performer(name, client, roads, rest_s))
         if client.given_up:
             raise TrainingError(client.given_up)
-        return why
+        return why, worker.again
     finally:
         if roads is not None:
             roads.close()
         client.close()
+
+
+def _check_byte_order(found: str) -> None:
+    if found != "little":
+        raise JoinError(
+            "expected a machine that stores the low byte of a number first, as numbers travel, "
+            "found one that stores the high byte first; leave this machine out"
+        )
+
+
+def _root(place: Place, welcome: Welcome, client: ControlClient) -> Path:
+    """The folder of the run's code: that of this machine if it is the same, or what is shipped."""
+    try:
+        if not place.accepts_code:
+            check_same(place.root, welcome.code)
+            return place.root
+        folder = Path(tempfile.mkdtemp(prefix="coterie-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        unpack(welcome.source, folder)
+        return folder
+    except JobError as error:
+        client.tell(Bye(reason=str(error)))
+        raise
 
 
 def hello(name: str, store: str, device: str) -> Hello:
@@ -115,17 +165,17 @@ def hello(name: str, store: str, device: str) -> Hello:
 
 
 def _welcome(
-    client: ControlClient, first: Hello, endpoint: str
+    client: ControlClient, first: Hello, endpoint: str, patience_s: float
 ) -> tuple[Welcome, dict[str, bytes]]:
     client.tell(first)
-    while isinstance(welcome := client.inbox.get(WELCOME_S), Who):
+    while isinstance(welcome := client.inbox.get(patience_s), Who):
         client.tell(first)  # to a coordinator that came after the one it was said to
     if isinstance(welcome, Stop):
         raise JoinError(f"expected to join the run at {endpoint}, found: {welcome.reason}")
     if not isinstance(welcome, Welcome):
         raise JoinError(
             f"expected a coordinator at {endpoint} that knows this key, found none within "
-            f"{WELCOME_S:.0f} s; check the address, and copy join.key again"
+            f"{patience_s:.0f} s; check the address, and copy join.key again"
         )
     assembly = Assembly()
     while len(assembly.files) < welcome.num_files:
@@ -134,6 +184,12 @@ def _welcome(
             raise JoinError("expected a checkpoint's files, found none; start this agent again")
         assembly.add(piece)
     return welcome, assembly.files
+
+
+def _granted(first: Hello) -> Callable[[], float | None]:
+    """What is granted to compute with, from now on; of a GPU nothing is known."""
+    grant = Grant(torch.get_num_threads())
+    return (lambda: None) if first.device != "cpu" else grant.cores
 
 
 def _built(job: Job) -> Learner:

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from coterie.agents import effects as do
 from coterie.agents.learner import Learner
 from coterie.agents.stages import Stage
-from coterie.tasks.supervised import Supervised, predict_pairs
+from coterie.tasks.base import StagedTask
 
 LEAST_BYTES = 4 << 20  # of parameters: a smaller model is sooner sent whole
 MOST_LAYERS = 24  # more are taken several at a time
@@ -99,12 +99,9 @@ def _learns_alike(learner: Learner) -> bool:
     Not where the task computes its loss in a way of its own, the optimizer asks for it again, or
     a norm looks at its batch, of which it would see parts.
     """
-    task = learner.task
-    if not isinstance(task, Supervised):
-        return False
     return (
-        type(task).loss is Supervised.loss
-        and task.predict is predict_pairs
+        isinstance(learner.task, StagedTask)
+        and learner.task.in_stages
         and not learner.needs_closure
         and not any(isinstance(each, _BatchNorm) for each in learner.model.modules())
     )

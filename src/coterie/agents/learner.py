@@ -20,9 +20,9 @@ from coterie.agents.buckets import stream
 from coterie.agents.draws import Draws
 from coterie.agents.stages import Stage, split
 from coterie.agents.state import copied
+from coterie.agents.stream import shuffled
 from coterie.errors import CheckpointError, JobError, NotFinite
-from coterie.tasks.base import IndexedTask
-from coterie.tasks.supervised import Supervised
+from coterie.tasks.base import IndexedTask, StagedTask
 from coterie.transport.messages import Ready
 from coterie.types import Batch, Layout
 
@@ -70,6 +70,7 @@ class Learner:
             shapes=self.layout.shapes,
             num_train=self.task.num_train,
             needs_closure=self.needs_closure,
+            shuffled=shuffled(self.setup.seed),
         )
 
     def step(
@@ -161,13 +162,18 @@ class Learner:
 
     @property
     def criterion(self) -> Callable[[Any, Any], Tensor]:
-        """The loss of predictions and targets; JobError for a task that has none of its own."""
-        if not isinstance(self.task, Supervised):
+        """The loss of outputs and targets; JobError for a task whose loss is not of those alone."""
+        if not isinstance(self.task, StagedTask):
             raise JobError(
-                f"expected a supervised task in a pipeline, found {type(self.task).__name__}; "
-                "choose a strategy without Pipeline(...)"
+                "expected in a pipeline a task whose loss is of outputs and targets alone, found "
+                f"{type(self.task).__name__}; choose a strategy without Pipeline(...)"
             )
         return self.task.criterion
+
+    def fetch(self, indices: Sequence[int]) -> Batch:
+        """Training samples, with what is drawn for them drawn by this learner."""
+        with self.draws:
+            return self.task.fetch(indices)
 
     def pass_alone(self, batch: Batch, stage: Stage, last: bool) -> float | None:
         """The gradient of a stage from the whole model, where there are no others to pass to."""

@@ -5,6 +5,7 @@ Legend: N bytes of a probe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -23,20 +24,36 @@ VERY_SLOW_S = 1.0  # for the smallest: it has to tell enough
 MIN_STEPS = 3
 MAX_STEPS = 50
 PINGS = 5
+CROWDED = 0.25  # of what is free: beyond, what a step takes is found out before it is tried
+UNSEEN = 1.5  # times what tensors hold a process was seen to take: kernels and allocators need room
+MOST_OF_ROOM = 0.8  # is taken to try steps
 
 
-def probe_steps(learner: Learner, order: Probe) -> do.Life[Probed]:
+def probe_steps(learner: Learner, order: Probe, room_bytes: float = math.inf) -> do.Life[Probed]:
     """Time plain steps of the task at each batch size on a scratch copy of the learner.
 
-    Seconds by a clock that includes what a quota takes away; bytes as autograd saves them.
+    Seconds by a clock that includes what a quota takes away; bytes as autograd saves them, or,
+    where the largest batch might not fit into `room_bytes`, as a step without values shows before
+    it is tried: what does not fit is not.
     """
     scratch = learner.scratch()
     rng = np.random.default_rng(0)
     timings: list[tuple[int, float]] = []
-    saved: dict[int, int] = {}
-    for size in order.sizes:
-        indices = rng.integers(learner.task.num_train, size=size).tolist()
-        saved[size] = yield do.Compute(lambda i=indices: _saved_bytes(scratch, i), (size,))  # type: ignore[misc]
+    small, large = min(order.sizes), max(order.sizes)
+    saved = {
+        small: (
+            yield do.Compute(lambda: _saved_bytes(scratch, _drawn(learner, rng, small)), (small,))
+        )
+    }
+    held = 4 * _held_bytes(scratch)
+    shaped, why = None, ""
+    if held + saved[small] / small * large > CROWDED * room_bytes:
+        filling = int(room_bytes / max(1, saved[small] / small))
+        shaped, why = yield do.Compute(lambda: _shaped(learner, filling), ())
+    for size in _fitting(order.sizes, shaped, room_bytes):
+        indices = _drawn(learner, rng, size)
+        if size not in saved:
+            saved[size] = yield do.Compute(lambda i=indices: _saved_bytes(scratch, i), (size,))  # type: ignore[misc]
         began_s = now_s = yield do.Now()
         num_steps = 0
         while num_steps < MIN_STEPS or (num_steps < MAX_STEPS and now_s - began_s < order.seconds):
@@ -45,17 +62,46 @@ def probe_steps(learner: Learner, order: Probe) -> do.Life[Probed]:
             now_s = yield do.Now()
             timings.append((size, now_s - step_at_s))
             num_steps += 1
-    small, large = min(saved), max(saved)
-    slope = (saved[large] - saved[small]) / max(1, large - small)
-    chain = yield from measure_layers(
-        scratch, rng.integers(learner.task.num_train, size=small).tolist()
-    )
+    slope = (saved[max(saved)] - saved[small]) / max(1, max(saved) - small)
+    chain = yield from measure_layers(scratch, _drawn(learner, rng, small))
+    fixed_bytes, bytes_per_sample = shaped or (held, max(0.0, slope))
     return Probed(
         timings=tuple(timings),
-        fixed_bytes=4 * _held_bytes(scratch),
-        bytes_per_sample=max(0.0, slope),
+        fixed_bytes=int(fixed_bytes),
+        bytes_per_sample=bytes_per_sample,
         chain=chain,
+        warning=why,
     )
+
+
+def _drawn(learner: Learner, rng: np.random.Generator, size: int) -> list[int]:
+    drawn: list[int] = rng.integers(learner.task.num_train, size=size).tolist()
+    return drawn
+
+
+def _shaped(learner: Learner, filling: int) -> tuple[tuple[float, float] | None, str]:
+    """What a step takes by its shapes, as (fixed, per sample); or why that cannot be told.
+
+    Looked at where it matters: up to the batch that would fill the memory with what it keeps.
+    """
+    from coterie.agents.memory import in_words, step_bytes  # seldom needed, and slow to load
+
+    try:
+        fixed, per_sample = step_bytes(learner, (max(2, filling // 4), max(4, filling)))
+        return (UNSEEN * fixed, UNSEEN * per_sample), ""
+    except Exception as error:  # whatever user code or torch's private parts may raise
+        return None, in_words(error)
+
+
+def _fitting(
+    sizes: Sequence[int], shaped: tuple[float, float] | None, room_bytes: float
+) -> list[int]:
+    """Those of the sizes that fit, and where some do not, the largest that does."""
+    if shaped is None:
+        return sorted(sizes)
+    fixed_bytes, per_sample = shaped
+    most = max(1, int((MOST_OF_ROOM * room_bytes - fixed_bytes) / max(1.0, per_sample)))
+    return sorted({min(size, most) for size in sizes})
 
 
 def _saved_bytes(learner: Learner, indices: list[int]) -> int:

@@ -116,7 +116,7 @@ def meet(member: Member) -> do.Life[None]:
             agreed, memory = yield from talk(member)
     except TrainingError as error:
         raise TrainingError(mine.declined or str(error)) from error
-    exchange_s = member.early_s + (yield do.Now()) - began_s
+    exchange_s = member.early_s + mine.pack_s + (yield do.Now()) - began_s
     if not isinstance(member.sentence.team, Pipeline):  # where a spare's samples went through
         heard = tuple(m for m in member.cohort if agreed.weights.get(m, 0.0) > 0)
         member.cohort = heard or member.cohort
@@ -141,7 +141,10 @@ def commit(
     land(member, mine, agreed_K, memory)
     member.round, member.contribution = mine.round, None
     now_s = yield do.Now()
-    member.tally.compute_s += now_s - began_s
+    if member.sentence.walks:
+        member.tally.exchange_s += now_s - began_s
+    else:  # it stepped
+        member.tally.take_longer(now_s - began_s)
     if member.torn_at_s is not None and member.committed_at_s is not None:
         member.tally.gap_s, member.torn_at_s = now_s - member.committed_at_s, None
     member.committed_at_s = now_s
@@ -149,6 +152,7 @@ def commit(
     asked = mine.round == member.check_round
     if asked:
         member.tally.digest = member.digest()
+    asked = asked or mine.round in member.tell_rounds
     if asked or now_s - member.tally.since_s > REPORT_S or member.tally.gap_s:
         yield from report(member)
 
@@ -185,7 +189,7 @@ def tell_apart(member: Member, number: int) -> do.Life[None]:
 
 def report(member: Member) -> do.Life[None]:
     """Tell what was done since the last time."""
-    told = member.tally.report(member.term.number)
+    told = member.tally.report(member.term.number, member.granted)
     member.tally = Tally(since_s=(yield do.Now()))
     if told is not None:
         member.told.append(told)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from coterie.agents.learner import Learner
 from coterie.agents.snapshot import Snapshot, state_file
-from coterie.agents.state import copied
+from coterie.agents.state import copied, pack_state
 from coterie.agents.stream import Stream
 from coterie.agents.tally import Contribution, Tally
 from coterie.errors import TrainingError
@@ -36,6 +36,10 @@ class Outcome:
     round: int  # 0 where there was none
     agreed_K: Tensor | None
     weights: Mapping[str, float]  # of those who were heard
+
+
+def _number_of(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:7], "big")
 
 
 @dataclass
@@ -72,6 +76,9 @@ class Member:
     told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
     trust: Mapping[str, float] = field(default_factory=dict)  # see Block
     check_round: int = 0  # after which all tell where they stand
+    granted: Callable[[], float | None] = lambda: None  # cores, by whoever knows the machine
+    tell_rounds: set[int] = field(default_factory=set)  # after which they tell what they did
+    again: bool = False  # whether it was told to begin anew
 
     def __post_init__(self) -> None:
         self.stream = Stream(self.learner.task.num_train, self.learner.setup.seed)
@@ -97,9 +104,13 @@ class Member:
         """Agree by this sentence from now on, from where all agreed to be."""
         if self.strategy is not None and repr(self.strategy) == text:
             return
+        strategy = parse(text)
+        if self.strategy is not None and self.strategy.waiting_for(1) == strategy.waiting_for(1):
+            self.strategy = strategy  # what each round waits for is no matter of its memory
+            return
         if self.anchor_N is not None:
             self.learner.place(self.anchor_N)
-        self.strategy = parse(text)
+        self.strategy = strategy
         vector_N = self.learner.vector()
         self.memory = self.strategy.init(self.layout, vector_N)
         self.anchor_N = vector_N if self.strategy.walks else None
@@ -116,7 +127,12 @@ class Member:
                 return 0  # members differ, and are to
             shared = self.strategy.narrowed(self.layout)
             agreed_N = fragments.take(agreed_N, self.layout, shared)
-        return int.from_bytes(hashlib.sha256(agreed_N.numpy().tobytes()).digest()[:7], "big")
+        return _number_of(agreed_N.numpy().tobytes())
+
+    def whole_digest(self) -> int:
+        """Of all that says what a step on a given gradient comes to: optimizer and schedule too."""
+        private = {k: v for k, v in self.learner.private().items() if k != "draws"}
+        return _number_of(pack_state([self.agreed_vector(), private]))
 
     def back(self) -> Back:
         """Who this member is and where it stands, for a coordinator that does not know it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from coterie.agents.hub import Hub
 from coterie.agents.join import hello
 from coterie.agents.perform import FOREVER_S, drive
 from coterie.errors import CoterieError, JoinError, TrainingError
-from coterie.machine import Watch
+from coterie.parent import Watch
 from coterie.transport.control import ControlClient
 from coterie.transport.messages import HUB, Stop, Welcome, Who
 from coterie.transport.secure import JoinKey
@@ -54,7 +55,7 @@ class Performer:
 
 def serve(endpoint: str, key: JoinKey, listen: str, watch: Watch) -> str:
     """Serve a run until it ends; why it ended. Raises JoinError if not let in."""
-    client = ControlClient(endpoint, key, identity=HUB)
+    client = ControlClient(endpoint, key, identity=f"{HUB}:{os.getpid()}")
     watch.heard_s = lambda: client.heard_s
     switch = StarSwitch(listen, key.agent_public, client.inbox, HUB)
     try:

@@ -19,7 +19,11 @@ from coterie.transport.messages import Settled, Stop, Term, TornRound, Who
 
 
 class Stopped(CoterieError):
-    """The coordinator ended the run."""
+    """The coordinator ended the run, or this member's part in it; it may be called back."""
+
+    def __init__(self, order: Stop) -> None:
+        super().__init__(order.reason)
+        self.again = order.again
 
 
 def regroup(member: Member) -> do.Life[None]:
@@ -37,7 +41,7 @@ def heed(member: Member) -> do.Life[bool]:
     while True:
         order = yield do.Hear()
         if isinstance(order, Stop) and order.at_once:
-            raise Stopped(order.reason)
+            raise Stopped(order)
         if isinstance(order, Who):
             yield do.Tell(member.back())
             return False
@@ -87,11 +91,13 @@ def settle(member: Member) -> do.Life[bool]:
 
     One gather of (round, newest held, outcome known, digest) tells all. A member that holds the
     contribution to the newest round only missed its outcome, and is given that; any other that is
-    behind, or differs, takes over the whole state of the freshest member. Of earlier orders those
+    behind, or differs, takes over the whole state of the freshest member: where all are to step
+    alike from here on, also one whose optimizer differs. Of earlier orders those
     rounds stand that a member holds a part of.
     """
     waits = member.contribution.round if member.contribution else 0
-    mine = [member.round, member.held, waits, member.outcome.round, member.digest()]
+    digest = member.whole_digest() if member.term.alike else member.digest()
+    mine = [member.round, member.held, waits, member.outcome.round, digest]
     row = torch.tensor(mine, dtype=torch.int64)
     rows = [tuple(told) for told in torch.stack((yield do.Gather(row))).tolist()]
     newest = max(number for number, *_ in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.leases import Lease, Span, count, take
+
+PROBED = 1000  # samples that are shuffled to see how
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ class Stream:
 @lru_cache(maxsize=4)  # two epochs are open at once where a lease came back
 def _order(num_train: int, seed: int, data_epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, data_epoch]).permutation(num_train)
+
+
+def shuffled(seed: int) -> int:
+    """What tells whether two machines shuffle alike: numpy promises it within a version alone.
+
+    >>> shuffled(0) == shuffled(0) != shuffled(1)
+    True
+    """
+    return zlib.crc32(_order(PROBED, seed, 0).astype("<i8").tobytes())
 
 
 def whole_epoch(num_train: int, batch: int, done: int = 0) -> tuple[Lease, ...]:

@@ -105,13 +105,13 @@ def _contribution(
     if weight and strategy.exchange.weighted == "score":
         weight = max(LEAST_SCORE, math.exp(-loss_sum / lease.num_samples))
     weight *= member.trust.get(member.name, 1.0)
-    compute_s = member.busy_s + (yield do.Now()) - began_s
+    pack_s = (yield do.Now()) - began_s
     return Contribution(
         round=number,
         num_samples=lease.num_samples,
         num_steps=lease.num_steps,
         loss_sum=loss_sum,
-        compute_s=compute_s,
+        compute_s=member.busy_s,
         weight=weight,
         own_N=own_N,
         payload=payload,
@@ -121,6 +121,7 @@ def _contribution(
         trust=member.trust,
         declined=declined,
         stumbled=bool(member.stumbled),
+        pack_s=pack_s,
     )
 
 
@@ -170,8 +171,16 @@ def _work(
 def _compute(member: Member, run: Callable[[], Any], batches: Batches) -> do.Life[Any]:
     began_s = yield do.Now()
     value = yield do.Compute(run, tuple(map(len, batches)))
-    member.busy_s += (yield do.Now()) - began_s
+    now_s = yield do.Now()
+    _busy(member, batches, now_s - began_s, now_s)
     return value
+
+
+def _busy(member: Member, batches: Batches, seconds: float, now_s: float) -> None:
+    """Note that a member computed on these batches until now."""
+    member.busy_s += seconds
+    if num_samples := sum(map(len, batches)):
+        member.tally.time(num_samples, len(batches), seconds, now_s)
 
 
 def _gradient(member: Member, batches: Batches) -> do.Life[Walked]:
@@ -206,8 +215,9 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
         loss, whole, computed_s = yield do.Stream(run, tuple(map(len, batches)))
     except Torn:  # before it began: what it brings is needed all the same
         return (yield from _gradient(member, batches))
-    member.busy_s += computed_s
-    member.early_s = (yield do.Now()) - began_s - computed_s
+    now_s = yield do.Now()
+    _busy(member, [batch], computed_s, now_s)
+    member.early_s = now_s - began_s - computed_s
     if not whole:
         learner.leave_rooms()
     if whole and bool(told_N.sum().isfinite()):
@@ -230,10 +240,13 @@ def _steps(member: Member, batches: Batches) -> do.Life[float]:
     learner, pull = member.learner, member.sentence.pull
     anchor_N = member.anchor_N if pull else None
 
-    def run() -> float:
-        return sum(learner.step(batch, pull, anchor_N) * len(batch) for batch in batches)
+    def run(some: Batches) -> float:
+        return sum(learner.step(batch, pull, anchor_N) * len(batch) for batch in some)
 
-    loss_sum: float = (yield from _compute(member, run, batches)) if batches else 0.0
+    loss_sum, half = 0.0, -(-len(batches) // 2)  # timed apart: what changes meanwhile shows
+    for some in (batches[:half], batches[half:]):
+        if some:
+            loss_sum += yield from _compute(member, partial(run, some), some)
     return loss_sum
 
 
@@ -304,7 +317,7 @@ def _in_pipeline(
     loss_sum = 0.0
     for step in range(max(len(batches) for batches in shares)):
         indices = [i for batches in shares for batch in batches[step : step + 1] for i in batch]
-        batch = learner.task.fetch(indices)
+        batch = learner.fetch(indices)
         began_s = yield do.Now()
         loss = yield do.Pass(
             team,

@@ -5,6 +5,7 @@ Written as a generator of effects, so that real sockets and virtual time drive t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,7 @@ class Worker(Member):
                 order = self.backlog.popleft() if self.backlog else (yield do.Hear())
                 yield from self._carry_out(order)
         except Stopped as stop:
+            self.again = stop.again
             yield do.Tell(Bye())
             return str(stop)
         except CoterieError as error:
@@ -55,15 +57,18 @@ class Worker(Member):
 
     def _carry_out(self, order: Any) -> do.Life[None]:
         if isinstance(order, Stop):
-            raise Stopped(order.reason)
+            raise Stopped(order)
         if isinstance(order, Who):
             yield do.Tell(self.back())
         elif isinstance(order, Probe):
-            yield do.Tell((yield from probe_steps(self.learner, order)))
+            room_bytes = self.hello.memory_bytes if self.hello else math.inf
+            probed = yield from probe_steps(self.learner, order, room_bytes)
+            yield do.Tell(probed.model_copy(update={"cores": self.granted()}))
         elif isinstance(order, Term):
             if order.number > self.term.number:
                 if not order.at_once:  # else the others have left the meeting that goes on
                     yield from self._land()
+                    yield from report(self)
                 yield from join(self, order)
                 if order.at_once:
                     yield from self._land()
@@ -110,8 +115,10 @@ class Worker(Member):
         if self.strategy is not None and repr(self.strategy) != block.strategy:
             yield from self._land()
         rounds = block.rounds()
+        last = block.first_round + len(rounds) - 1
         if block.digest:
-            self.check_round = block.first_round + len(rounds) - 1
+            self.check_round = last
+        self.tell_rounds = {n for n in self.tell_rounds if n > self.round} | {block.tells}
         for number, leases in enumerate(rounds, start=block.first_round):
             outdated = block.term < self.term.number and number > self.stands
             if number > max(self.round, self.held) and not outdated:
@@ -122,7 +129,8 @@ class Worker(Member):
                     yield from push_round(self, number, block.data_epoch, leases)
                 else:
                     yield from self._one_round(number, block, leases)
-        yield from report(self)
+        if block.tells in (0, last):
+            yield from report(self)
 
     def _one_round(self, number: int, block: Block, leases: dict[str, Lease]) -> do.Life[None]:
         while self.round < number and self.name in self.term.members:

@@ -7,19 +7,25 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
 
 from coterie import __version__
-from coterie.cli import deciding, learning, looking
+from coterie.cli import deciding, gathering, learning, looking, writing
 
 # Tracebacks stay Python's own: they show faults of ours, and no values of the user's.
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A pipe of Windows may lack some letters; what an agent says is read while it lives.
+            stream.reconfigure(errors="replace", line_buffering=True)
     app(prog_name="coterie")
 
 
@@ -39,6 +45,7 @@ def coterie(
     """Train PyTorch models on unequal machines that come and go, and be told why."""
 
 
-for command in (*learning.COMMANDS, *looking.COMMANDS, *deciding.COMMANDS):
+ROOMS = (writing, learning, gathering, looking, deciding)
+for command in (command for room in ROOMS for command in room.COMMANDS):
     app.command()(command)
 app.command(hidden=True)(learning.stand_by)

@@ -28,6 +28,16 @@ RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where r
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 AsLines = Annotated[bool, typer.Option("--plain", help="Tell the run line by line.")]
 
+OF_A_RUN = "A run folder, or a run's name."
+
+
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of runs for a shell to offer, the newest first."""
+    names = [folder.name for folder in runs_in(ctx.params.get("runs") or RUNS)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help=OF_A_RUN, autocompletion=complete_run)]
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 ClusterFile = Annotated[Path, typer.Option(metavar="FILE", help="The described cluster.")]
 Overrides = Annotated[
@@ -108,9 +118,22 @@ def find_run(run: str, runs: Path) -> Path:
     for folder in (Path(run), runs / run):
         if (folder / EVENTS).is_file():
             return folder
-    logs = sorted(runs.glob(f"*/{EVENTS}"), key=lambda log: log.stat().st_mtime, reverse=True)
-    newest = ", ".join(log.parent.name for log in logs[:NUM_SUGGESTED])
+    newest = ", ".join(folder.name for folder in runs_in(runs)[:NUM_SUGGESTED])
     raise JobError(
         f"expected the folder of a run, or the name of one in {runs}, found {run!r}; "
         + (f"the newest there are {newest}" if newest else "none is there: set --runs")
     )
+
+
+def latest_run(runs: Path) -> Path:
+    """The folder of the run that was written to last."""
+    found = runs_in(runs)
+    if not found:
+        raise JobError(f"expected a run in {runs}, found none; name its folder, or set --runs")
+    return found[0]
+
+
+def runs_in(runs: Path) -> list[Path]:
+    """The folders of all runs there, the one written to last first."""
+    logs = sorted(runs.glob(f"*/{EVENTS}"), key=lambda log: log.stat().st_mtime, reverse=True)
+    return [log.parent for log in logs]

@@ -1,4 +1,4 @@
-"""Commands that decide without machines: plan, simulate."""
+"""Commands that decide without machines: plan, place, simulate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from coterie.cli.answers import (
     RUNS,
     AsJson,
+    ClusterFile,
     JobFile,
     Overrides,
     RunsFolder,
@@ -20,30 +21,51 @@ from coterie.cli.answers import (
     showing,
 )
 
-ClusterFile = Annotated[Path, typer.Option(metavar="FILE", help="The described cluster.")]
+JobFiles = Annotated[list[Path], typer.Argument(metavar="JOB.yaml...", help="The job files.")]
 Measured = Annotated[
     bool, typer.Option("--measure", help="Time the job's step here: that of a speed of 1.")
 ]
 
 
 def plan(
-    path: JobFile,
+    paths: JobFiles,
     cluster: ClusterFile,
     overrides: Overrides = None,
     measure: Measured = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what would be done on a described cluster, how long it takes, what else would bring."""
+    """Tell what would be done on a described cluster, how long it takes, what else would bring.
+
+    Several jobs share out its machines among them, by their priorities.
+    """
     with answering(as_json) as answer:
         from coterie.cluster import load_cluster
         from coterie.config import load_job
-        from coterie.coordinator.forecast import sentences
+        from coterie.coordinator import allotment, forecast
         from coterie.engines import planning
 
-        job, described = load_job(path, overrides or ()), load_cluster(cluster)
-        load = planning.measure(job) if measure else None
-        told = planning.plan(job, described, load)
-        answer(told.as_dict(), list(sentences(told)))
+        described = load_cluster(cluster)
+        jobs = [load_job(path, overrides or ()) for path in paths]
+        loads = [planning.measure(job) if measure else None for job in jobs]
+        if len(jobs) > 1:
+            shared = planning.plan_several(jobs, described, loads)
+            answer(shared.as_dict(), list(allotment.sentences(shared)))
+        else:
+            told = planning.plan(jobs[0], described, loads[0])
+            answer(told.as_dict(), list(forecast.sentences(told)))
+
+
+def place(
+    cluster: Annotated[Path, typer.Argument(metavar="CLUSTER.yaml", help="Who asks, who answers.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell which machines of a described cluster answer which part of the requests to it."""
+    with answering(as_json) as answer:
+        from coterie.cluster import load_cluster
+        from coterie.coordinator import place as placing
+
+        told = placing.place(load_cluster(cluster))
+        answer(told.as_dict(), list(placing.sentences(told)))
 
 
 def simulate(
@@ -76,4 +98,4 @@ def simulate(
         raise typer.Exit(code)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (plan, simulate)
+COMMANDS: tuple[Callable[..., None], ...] = (plan, place, simulate)

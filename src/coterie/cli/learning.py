@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import socket
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +30,8 @@ from coterie.errors import JobError
 
 if TYPE_CHECKING:
     from coterie.config import Job
-    from coterie.machine import Watch
+    from coterie.parent import Watch
+    from coterie.transport.secure import JoinKey
     from coterie.watch.progress import Screen
 
 
@@ -70,24 +73,33 @@ def train(
 
 def join(
     endpoint: Annotated[str, typer.Argument(metavar="HOST:PORT", help="As the run printed it.")],
-    key: Annotated[Path, typer.Option(metavar="FILE", help="The run's join.key, copied here.")],
+    key: Annotated[
+        str,
+        typer.Option(metavar="KEY", help="As the run printed it, its join.key file, or - to ask."),
+    ],
     name: Annotated[
         str | None, typer.Option(help="What to be called; by default as this machine is.")
     ] = None,
     root: Annotated[Path, typer.Option(metavar="DIR", help="Where the task's code is.")] = Path(),
     threads: Annotated[int, typer.Option(help="To compute on; by default all cores.")] = 0,
-    duty: Annotated[float, typer.Option(hidden=True)] = 1.0,
-    beside: Annotated[int, typer.Option(metavar="PID", hidden=True)] = 0,
+    accept_code: Annotated[
+        bool,
+        typer.Option(
+            "--accept-code", help="Run the code that the run ships, which can do anything."
+        ),
+    ] = False,
+    beside: Annotated[str, typer.Option(metavar="PID@DUTY", hidden=True)] = "0@1",
 ) -> None:
     """Take part in a run that is under way on another machine."""
     with answering(as_json=False):
-        watch = _watched(beside)
+        pid, _, duty = beside.partition("@")
+        watch = _watched(int(pid))
         from coterie.agents import join as agent
         from coterie.engines.throttle import DutyCycle
 
-        place = agent.Place(endpoint, key, root, watch)
+        place = agent.Place(endpoint, _key(key), root, watch, accept_code)
         called = name or socket.gethostname()
-        raise typer.Exit(agent.main(called, place, threads, DutyCycle(duty).rest_s))
+        raise typer.Exit(agent.main(called, place, threads, DutyCycle(float(duty)).rest_s))
 
 
 def stand_by(
@@ -108,9 +120,18 @@ def stand_by(
         raise typer.Exit(agent.stand_by(job, place, threads, lambda duty: DutyCycle(duty).rest_s))
 
 
+def _key(given: str) -> Path | JoinKey:
+    """A key as it is given: its file, its text, or nothing that others could read meanwhile."""
+    from coterie.transport.secure import JoinKey
+
+    if given == "-":
+        return JoinKey.parse(getpass.getpass("join key: ") if sys.stdin.isatty() else input())
+    return JoinKey.parse(given) if given.startswith("coterie:") else Path(given)
+
+
 def _watched(beside: int) -> Watch:
     """A watch over the command that started this one, before torch is loaded, which takes long."""
-    from coterie.machine import Watch
+    from coterie.parent import Watch
 
     watch = Watch(beside)
     if beside:

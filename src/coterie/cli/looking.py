@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from coterie.cli.answers import EVENTS, RUNS, AsJson, RunsFolder, answering, find_run
+from coterie.cli.answers import (
+    EVENTS,
+    OF_A_RUN,
+    RUNS,
+    AsJson,
+    RunName,
+    RunsFolder,
+    answering,
+    complete_run,
+    find_run,
+    latest_run,
+)
+from coterie.errors import JobError
 
 
 def doctor(
@@ -27,7 +40,7 @@ def doctor(
 
 
 def explain(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a run's name.")],
+    run: RunName,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +56,7 @@ def explain(
 
 
 def audit(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a run's name.")],
+    run: RunName,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -65,4 +78,56 @@ def audit(
         raise typer.Exit(0 if books.is_exact else 1)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (doctor, explain, audit)
+def top(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help=OF_A_RUN, autocompletion=complete_run),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame.")] = False,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a run, by default the newest: agents, shares, paces, waits, bytes, last events."""
+    with answering(as_json) as answer:
+        from rich.console import Console
+
+        from coterie.watch import board
+
+        folder, console = find_run(run, runs) if run else latest_run(runs), Console()
+        if as_json:
+            answer({"folder": str(folder), **board.seen(folder / EVENTS).as_dict()}, ())
+        elif once or not console.is_interactive:
+            console.print(board.drawn(board.seen(folder / EVENTS), console.width))
+        else:
+            with suppress(KeyboardInterrupt):  # the way to leave what only looks
+                board.LiveBoard(folder / EVENTS).watch(console)
+
+
+def logs(
+    run: RunName,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this agent alone, or the coordinator.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on as more is said, until the run ends.")
+    ] = False,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a run's events in words, and what its agents and its coordinator said."""
+    with answering(as_json) as answer:
+        from coterie.watch import telling
+
+        if follow and as_json:
+            raise JobError("expected one of --follow and --json, found both; leave out --follow")
+        folder = find_run(run, runs)
+        if follow:
+            with suppress(KeyboardInterrupt):
+                for line in telling.follow(folder, agent):
+                    print(line, flush=True)
+            return
+        told = telling.told(folder, agent)
+        answer({"folder": str(folder), **told.as_dict()}, told.lines())
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (doctor, explain, audit, top, logs)

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from coterie.coordinator.run import Run
-from coterie.world import Decision, Device, Layer, Link, Option, World
+from coterie.world import Decision, Device, Layer, Learned, Link, Option, World
 
 
 def progress(run: Run) -> dict[str, Any]:
@@ -82,6 +82,7 @@ def from_event(event: Mapping[str, Any]) -> Decision:
                 "devices": tuple(Device(**device) for device in world["devices"]),
                 "links": tuple(Link(**link) for link in world["links"]),
                 "chain": tuple(Layer(**layer) for layer in world.get("chain", ())),
+                "learned": tuple(Learned(**kind) for kind in world.get("learned", ())),
             }
         ),
         chosen=option(event["chosen"]),
@@ -105,3 +106,29 @@ def as_event(decision: Decision) -> dict[str, Any]:
         "reasons": list(decision.reasons),
         "world": json.loads(json.dumps(asdict(decision.world))),
     }
+
+
+def log_final(run: Run) -> None:
+    """Put on record what has become final: rounds with their owners, and epochs learned whole."""
+    final, finished = run.ledger.drain()
+    for number, done in final:
+        leases = {m: k.spans for m, k in done.leases.items() if k.num_samples}
+        run.event(
+            "committed",
+            term=run.term.number,
+            first_round=number,
+            last_round=number,
+            data_epoch=done.data_epoch,
+            leases=leases,
+        )
+    for data_epoch in finished:
+        run.epoch_loss = run.loss_sum / max(1, run.num_losses)
+        run.loss_sum, run.num_losses = 0.0, 0
+        run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
+
+
+def put_on_record(run: Run) -> None:
+    """The books as they stand; first what has become final, which is no part of them."""
+    log_final(run)
+    run.event("books", **run.ledger.books())
+    run.ledger.freed = False

@@ -22,7 +22,9 @@ from coterie.errors import JobError
 from coterie.world import World
 
 ALL_SETS = 6  # devices, up to which every set of them is weighed: 63 sets
+MOST_CUTS = 12  # of a row of many devices or islands: 78 runs
 SOLVE_S = 10.0  # then the best found so far is taken
+MOST = 1e300  # that one choice is worth: sums of several stay finite
 PLENTY = 1e-9  # of the largest value: what is worth less than this part of it is worth nothing
 
 T = TypeVar("T")
@@ -65,14 +67,14 @@ def assign(
     claims: Sequence[Claim],
     utility: Utility,
     restart_s: float = 0.0,
-    islands: Sequence[Members] = (),
+    sets: Sequence[Members] | None = None,
 ) -> Assignment:
     """Devices for tasks, so that the sum of priority × utility is largest.
 
     `utility` says what a task brings on some devices, in whatever unit all tasks share; 0 or less
-    means that it cannot run there. A task without devices is named in `unplaced`. `islands` are
-    devices linked closely: see `device_sets`. Raises JobError for priorities below 0, for two of
-    one task, and for utilities that are no finite numbers.
+    means that it cannot run there. A task without devices is named in `unplaced`. `sets` are those
+    that may be given; by default `device_sets` of the world. Raises JobError for priorities below
+    0, for two of one task, and for utilities that are no finite numbers.
 
     >>> from coterie.world import Device
     >>> devices = tuple(Device(name, 0.0, 0.01, 64) for name in "abc")
@@ -84,7 +86,7 @@ def assign(
     _check(world, claims, restart_s)
     values = {
         (claim.task, devices): value
-        for devices in device_sets(world, islands)
+        for devices in (device_sets(world) if sets is None else sets)
         for claim in claims
         if (value := _value(claim, devices, utility, restart_s)) > 0
     }
@@ -102,7 +104,8 @@ def device_sets(world: World, islands: Sequence[Members] = ()) -> tuple[Members,
     """The sets of devices worth a look, each in the order of names.
 
     All of up to six devices. Of more: neighbours in speed on one island, for a step waits for the
-    slowest; islands as a whole, one or several; and everybody. n devices have n(n+1)/2 such runs.
+    slowest; islands as a whole, one or several; and everybody. n devices have n(n+1)/2 such runs;
+    of more than twelve, those next to each other are kept together, so that there are twelve.
 
     >>> from coterie.world import Device
     >>> seven = tuple(Device(name, 0.0, 0.01, 64) for name in "abcdefg")
@@ -124,9 +127,11 @@ def device_sets(world: World, islands: Sequence[Members] = ()) -> tuple[Members,
 
 
 def _runs(ordered: Sequence[T]) -> Iterator[tuple[T, ...]]:
-    for first in range(len(ordered)):
-        for after in range(first + 1, len(ordered) + 1):
-            yield tuple(ordered[first:after])
+    """Neighbours in a row, from one cut to another."""
+    num_cuts = min(MOST_CUTS, len(ordered))
+    cuts = [len(ordered) * number // num_cuts for number in range(num_cuts + 1)]
+    for first, after in combinations(cuts, 2):
+        yield tuple(ordered[first:after])
 
 
 def _value(claim: Claim, devices: Members, utility: Utility, restart_s: float) -> float:
@@ -136,7 +141,13 @@ def _value(claim: Claim, devices: Members, utility: Utility, restart_s: float) -
             f"expected a finite utility of {claim.task!r} on {', '.join(devices)}, found {brings}; "
             "return 0 where a task cannot run"
         )
-    return claim.priority * brings * claim.keeps(devices, restart_s)
+    value = claim.priority * brings * claim.keeps(devices, restart_s)
+    if value > MOST:
+        raise JobError(
+            f"expected a priority that can be reckoned with, found {claim.priority:g} of "
+            f"{claim.task!r}; write smaller numbers, for only their ratios count"
+        )
+    return value
 
 
 def _solve(values: Mapping[tuple[str, Members], float]) -> dict[str, Members]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coterie.coordinator.rounds import Wait, drained, issue, issued_steps
+from coterie.coordinator.rounds import Wait, drained, few_left, issue, issued_steps
 from coterie.coordinator.run import Run, Saving
 from coterie.coordinator.shares import equal_shares
 from coterie.coordinator.survival import checkpoint_interval_s as interval_s
@@ -33,16 +33,12 @@ def alone(run: Run) -> Wait:
     run.gauge.mark("solo", 0)
     before = {name: flow.num_rounds for name, flow in run.solo.items()}
     run.tell_term(say.Probe(sizes=(run.job.batch,), seconds=WINDOW_S / 2))
-    yield (
-        lambda: (
-            run.torn
-            or all(
-                run.solo[n].num_rounds > before.get(n, 0)
-                for n in run.term.members
-                if n in run.members
-            )
-        )
+    began_s = run.now_s
+    # Whoever dies meanwhile: the others step to the end, and can form no group before.
+    yield lambda: all(
+        run.solo[n].num_rounds > before.get(n, 0) for n in run.term.members if n in run.healthy
     )
+    run.asides.append((began_s, run.now_s))
     solo_per_s = sum(run.members[n].solo_per_s for n in run.term.members if n in run.members)
     run.event("window", arm="solo", per_s=solo_per_s, seconds=WINDOW_S / 2)
 
@@ -54,7 +50,7 @@ def equally(run: Run) -> Wait:
     until_s = run.now_s + WINDOW_S
     while run.now_s < until_s and not (run.torn or run.stopping or run.reached()):
         first = issue(run, shares)
-        yield lambda first=first: run.torn or run.ledger.committed >= first - 1  # type: ignore[misc]
+        yield lambda first=first: run.torn or few_left(run, first)  # type: ignore[misc]
     yield from drained(run)
     flow = run.gauge.arms["equal"]
     run.event("window", arm="equal", per_s=flow.per_s, seconds=flow.seconds)
@@ -97,7 +93,7 @@ def save_due(run: Run) -> bool:
     since_s = run.now_s - run.saved_s
     if run.job.checkpoint_every_s != "auto":
         return since_s >= run.job.checkpoint_every_s
-    if run.lost_since_saved and len(run.healthy) == 1:
+    if run.fewer_since_saved and len(run.healthy) == 1:
         return True  # all that was learned lies on one machine
     rate_per_s = failures_per_s(run.num_kills + run.num_suspected, run.member_s)
     return since_s >= interval_s(run.save_cost_s, len(run.term.members), rate_per_s)
@@ -105,7 +101,7 @@ def save_due(run: Run) -> bool:
 
 def save(run: Run) -> None:
     """Ask every member for its state after the rounds given out; training goes on meanwhile."""
-    run.saved_s, run.lost_since_saved = run.now_s, False
+    run.saved_s, run.fewer_since_saved = run.now_s, False
     ticket = run.ledger.next_round - 1
     num_files = len(run.term.members) + 1
     meta = _meta(run, ticket)

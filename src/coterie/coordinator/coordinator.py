@@ -13,9 +13,10 @@ from coterie.config import Job
 from coterie.coordinator.account import progress
 from coterie.coordinator.hear import hear
 from coterie.coordinator.life import life
-from coterie.coordinator.members import Member
+from coterie.coordinator.members import BEAT_S, MISSED, Member
 from coterie.coordinator.remember import remember
 from coterie.coordinator.run import Resume, Run
+from coterie.coordinator.terms import give_up_server
 from coterie.errors import CoterieError
 from coterie.transport import messages as say
 
@@ -55,6 +56,7 @@ class Coordinator:
     def start(self, now_s: float) -> None:
         """The clock begins."""
         self.run.now_s = self.run.started_s = self.run.watched_s = now_s
+        self.run.hub_awaited_s = now_s
         self._go_on()
 
     def receive(self, name: str, message: Any, now_s: float) -> None:
@@ -62,7 +64,7 @@ class Coordinator:
         run = self.run
         run.now_s = now_s
         if isinstance(message, say.Bye) and not run.leaving:
-            self.lost(name, "it left", now_s)
+            self.lost(name, message.reason or "it left", now_s)
         elif isinstance(message, say.Bye):
             run.members.pop(name, None)
         elif isinstance(message, say.Hello | say.Back):
@@ -73,6 +75,8 @@ class Coordinator:
         elif name in run.members or name == say.HUB:
             if name in run.members:
                 self._heard(name)
+            else:
+                run.hub_pulse.beat(now_s)
             self._guarded(lambda: hear(run, name, message))
         self._go_on()
 
@@ -126,9 +130,17 @@ class Coordinator:
     def _lost_server(self, reason: str) -> None:
         """Members hold what they have until another server is here."""
         run = self.run
-        run.hub = None
+        run.hub, run.hub_awaited_s = None, run.now_s
         run.event("server", state="lost", reason=reason)
         run.torn, run.why_torn = True, "the server was lost"
+
+    def _look_at_server(self) -> None:
+        """Do without a server that is silent for longer than another one takes to come."""
+        run, pulse = self.run, self.run.hub_pulse
+        silent_s = run.now_s - pulse.heard_s
+        is_patient = run.now_s <= pulse.suspect_s() or silent_s <= run.hub_start_s
+        if run.hub is not None and run.plan and not (run.leaving or is_patient):
+            give_up_server(run, f"silent for {silent_s:.1f} s")
 
     def _suspect(self, name: str, reason: str) -> None:
         """Others take over a member's work; should it be heard again, it is taken in again."""
@@ -153,17 +165,19 @@ class Coordinator:
             run.saving = None  # its part will never come
         learning = any(name in issued.leases for issued in run.ledger.issued.values())
         if name in run.term.members or learning:  # or in rounds of the term before
-            run.torn = run.lost_since_saved = True
+            run.torn = run.fewer_since_saved = True
             return True
         return False
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
         run = self.run
-        run.now_s = now_s
+        run.now_s, away_s = now_s, now_s - run.watched_s
         run.watch()
         for name, member in [*run.members.items(), *run.suspects.items()]:
             self._look_at(name, member)
+        if away_s < MISSED * BEAT_S:  # else it heard nobody itself
+            self._look_at_server()
         if run.torn_at_s is not None and now_s > run.torn_at_s + TORN_GRACE_S:
             run.torn, run.torn_at_s = True, None
         if run.plan and now_s > self._progress_s + PROGRESS_S:

@@ -6,17 +6,18 @@ The score is goodput: samples a second × progress kept by each × chance that a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coterie.coordinator.candidates import candidates as worth_pricing
 from coterie.coordinator.cohorts import member_sets
+from coterie.coordinator.listing import named
 from coterie.coordinator.model import extra_bytes, shares_for, weigh
 from coterie.coordinator.parallel import pipelines
 from coterie.coordinator.prices import Cohort, Sentence, cohort_of, sentence_of
 from coterie.coordinator.reasons import reasons
-from coterie.coordinator.rivals import Weighed, best, rejected
+from coterie.coordinator.rivals import Weighed, best, rejected, soonest
 from coterie.coordinator.shares import exact_shares
 from coterie.errors import JobError
 from coterie.types import Layout
@@ -65,21 +66,38 @@ def decide(
             f"expected a strategy that fits these devices, found none: {nearest.strategy} "
             f"{nearest.refused}; {_mended(nearest)}"
         )
-    chosen = best(able)
-    if not chosen.option.goodput_per_s > 0:
-        raise JobError(
-            f"expected devices that get somewhere, found {chosen.option.round_s:.3g} s a round for "
-            f"the best of them, {', '.join(chosen.option.shares)}; measure them again"
-        )
-    lead = "As asked, " if candidates is not None and len(strategies) == 1 else ""
+    is_asked = candidates is not None and len(strategies) == 1
+    chosen = (soonest if is_asked else best)(able)
+    _check_gets_on(chosen.option)
     return Decision(
         number=number,
         cause=cause,
         world=world,
         chosen=chosen.option,
         rejected=rejected(weighed, able, chosen),
-        reasons=tuple(reasons(world, able, chosen, lead)),
+        reasons=tuple(reasons(world, able, chosen, "As asked, " * is_asked)),
     )
+
+
+def best_together(
+    world: World, layout: Layout, candidates: Sequence[Strategy] | None = None
+) -> Option | None:
+    """The best of what all devices of a world do together; None where not all have a part in it.
+
+    Raises JobError as `decide` does, where devices cannot hold the batch or are not linked.
+
+    >>> from coterie.world import Device
+    >>> alone = World((Device("laptop", 0.25, 0.25, 64),), (), 3, 300)
+    >>> option = best_together(alone, Layout(("w",), ((10,),)))
+    >>> option.shares if option else "nobody"
+    {'laptop': 3}
+    """
+    _check(world)
+    strategies = worth_pricing(world) if candidates is None else candidates
+    sentences = [sentence_of(strategy, layout) for strategy in strategies]
+    able = [each for each in _weigh_all(world, sentences, {}) if not each.option.refused]
+    whole = [each for each in able if each.num_members == len(world.devices)]
+    return best(whole).option if whole else None
 
 
 def _check(world: World) -> None:
@@ -97,6 +115,15 @@ def _check(world: World) -> None:
             )
 
 
+def _check_gets_on(option: Option) -> None:
+    if not option.goodput_per_s > 0:
+        raise JobError(
+            f"expected devices that get somewhere, found rounds of {option.round_s:.3g} s on "
+            f"{named(option.shares)}, of which {option.survival:.0%} see no failure; measure them "
+            "again"
+        )
+
+
 def _mended(option: Option) -> str:
     if "members" in option.refused:
         return "start more agents, or ask for another strategy"
@@ -110,16 +137,20 @@ def _weigh(
 ) -> list[Weighed]:
     """Every sentence on every set of members worth a look."""
     sentences = [sentence_of(strategy, layout) for strategy in strategies]
-    weighed = []
-    for members in member_sets(world):
-        here = world.only(members)
-        cohorts: dict[tuple[bool, bool], Cohort] = {}
-        for each in sentences:
-            if each.sharing not in cohorts:
-                shares = shares_for(each.strategy, here)
-                cohorts[each.sharing] = cohort_of(here, shares, each.paced)
-            weighed.append(_weigh_one(each, cohorts[each.sharing], spare_bytes))
-    return weighed
+    worlds = (world.only(members) for members in member_sets(world))
+    return [each for here in worlds for each in _weigh_all(here, sentences, spare_bytes)]
+
+
+def _weigh_all(
+    here: World, sentences: Sequence[Sentence], spare_bytes: Mapping[str, int]
+) -> Iterator[Weighed]:
+    """Every sentence, with the batch shared among all devices of a world."""
+    cohorts: dict[tuple[bool, bool], Cohort] = {}
+    for each in sentences:
+        if each.sharing not in cohorts:
+            shares = shares_for(each.strategy, here)
+            cohorts[each.sharing] = cohort_of(here, shares, each.paced)
+        yield _weigh_one(each, cohorts[each.sharing], spare_bytes)
 
 
 def _weigh_one(sentence: Sentence, cohort: Cohort, spare_bytes: Mapping[str, int]) -> Weighed:

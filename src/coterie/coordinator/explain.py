@@ -41,6 +41,8 @@ def explain(events: Iterable[Event]) -> list[dict[str, Any]]:
             latest[event["decision"]]["outcome"] = compared
         elif event.get("kind") == "trial" and event.get("decision") in latest:
             latest[event["decision"]]["trials"].append(event.get("text", ""))
+        elif event.get("kind") == "kept" and event.get("decision") in latest:
+            latest[event["decision"]]["kept"].append(event.get("text", ""))
         elif event.get("kind") == "noise" and event.get("decision") in latest:
             told = {name: value for name, value in event.items() if name not in STAMP}
             latest[event["decision"]]["noise"] = told
@@ -72,6 +74,7 @@ def _decided(event: Event) -> dict[str, Any]:
         "outcome": None,
         "noise": None,
         "trials": [],
+        "kept": [],
     }
 
 
@@ -95,6 +98,8 @@ def _told(decision: Event) -> Iterator[str]:
     yield _outcome_words(decision.get("outcome"))
     for trial in decision.get("trials") or ():
         yield f"Tried: {str(trial).rstrip('.')}."
+    for kept in decision.get("kept") or ():
+        yield f"Measured: {str(kept).rstrip('.')}."
     if noise := decision.get("noise"):
         yield f"Measured: {str(noise.get('text', '')).rstrip('.')}."
 

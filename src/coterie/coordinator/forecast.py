@@ -6,7 +6,7 @@ until epochs: epochs · num_train / throughput     until steps: steps / every ·
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coterie.sync.chain import Strategy
 
 FASTER = 10.0  # the roads that are imagined
+HERE = "a described cluster"
 NOTABLE = 0.01  # of goodput: what brings less is said to bring nothing
 
 MakeWorld = Callable[[Cluster], World]
@@ -56,8 +57,8 @@ class Forecast:
     decision: Decision
     epoch_s: float
     until_s: Mapping[str, float | None]  # by key of `until`; None for a metric
-    machines: tuple[Change, ...]  # one more and one less of each kind
-    roads: tuple[Change, ...]  # each road so many times as fast, and all of them
+    machines: tuple[Change, ...] = ()  # one more and one less of each kind
+    roads: tuple[Change, ...] = ()  # each road so many times as fast, and all of them
 
     @property
     def bottleneck(self) -> Change | None:
@@ -82,7 +83,7 @@ def forecast(cluster: Cluster, make_world: MakeWorld, question: Question) -> For
 
     `make_world` says what the job finds on a cluster. Raises JobError where it cannot run there.
 
-    >>> from coterie.cluster import Links, Machine, Road
+    >>> from coterie.inventory import Links, Machine, Road
     >>> pc = Machine(name="pc", count=2, overhead_ms=10, per_sample_ms=1)
     >>> cluster = Cluster(machines=[pc], links=Links(default=Road(mbit_per_s=1000)))
     >>> told = forecast(cluster, lambda c: c.world(64, 6_400, 10), Question(
@@ -92,8 +93,8 @@ def forecast(cluster: Cluster, make_world: MakeWorld, question: Question) -> For
     >>> [f"{change.what}: {change.gain:+.0%}" for change in told.machines]
     ['one more pc: +31%', 'one pc less: -43%']
     """
-    decision = _decided(make_world(cluster), question)
-    now = decision.chosen
+    here = outlook(make_world(cluster), question)
+    now, world = here.decision.chosen, here.decision.world
 
     def changed(what: str, make: Callable[[], Cluster | None]) -> Change:
         try:
@@ -104,7 +105,7 @@ def forecast(cluster: Cluster, make_world: MakeWorld, question: Question) -> For
         except JobError as error:
             return Change(what, None, None, None, str(error))
         gain = then.goodput_per_s / now.goodput_per_s - 1
-        return Change(what, then.goodput_per_s, gain, _epoch_s(then, decision.world))
+        return Change(what, then.goodput_per_s, gain, _epoch_s(then, world))
 
     machines, roads = [], []
     for kind in cluster.machines:
@@ -114,13 +115,17 @@ def forecast(cluster: Cluster, make_world: MakeWorld, question: Question) -> For
     if len(now.shares) > 1 or cluster.num_machines > 1:
         imagined = cluster.faster_roads(FASTER)
         roads = [changed(what, partial(lambda other: other, other)) for what, other in imagined]
-    world = decision.world
+    return replace(here, machines=tuple(machines), roads=tuple(roads))
+
+
+def outlook(world: World, question: Question, number: int = 1, cause: str = HERE) -> Forecast:
+    """What would be done on a world and how long it would take; nothing of other worlds."""
+    decision = _decided(world, question, number, cause)
+    chosen = decision.chosen
     return Forecast(
         decision,
-        _epoch_s(now, world),
-        {key: _until_s(key, limit, now, world) for key, limit in question.until.items()},
-        tuple(machines),
-        tuple(roads),
+        _epoch_s(chosen, world),
+        {key: _until_s(key, limit, chosen, world) for key, limit in question.until.items()},
     )
 
 
@@ -140,9 +145,9 @@ def sentences(told: Forecast) -> Iterator[str]:
     yield from _road_words(told)
 
 
-def _decided(world: World, question: Question) -> Decision:
+def _decided(world: World, question: Question, number: int = 1, cause: str = HERE) -> Decision:
     asked = (question.asked,) if question.asked else None
-    best = decide(world, question.layout, 1, "a described cluster", asked)
+    best = decide(world, question.layout, number, cause, asked)
     return steady(best, question.layout, None)  # as a run would at its beginning
 
 
@@ -183,10 +188,11 @@ def _gain_words(change: Change) -> str:
     """Goodput, and the time of the same progress: an epoch is not worth the same to every walk."""
     assert change.gain is not None
     assert change.goodput_per_s is not None
-    goodput, part = change.goodput_per_s, 1 / (1 + change.gain)
+    goodput, part = change.goodput_per_s, max(0.0, 1 + change.gain)
+    within = f"{1 / part:.2f} of the time" if part > 1e-3 else "over 1,000 times the time"
     return (
         f"goodput {goodput:,.{0 if goodput >= 100 else 2}f} samples/s "
-        f"({100 * change.gain:+.0f} %), the same progress in {part:.2f} of the time"
+        f"({100 * change.gain:+.0f} %), the same progress in {within}"
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median, median_high
 
 RECENT = 20  # reports that the live figure looks back on
+
+Stretch = tuple[int, float]  # the batch and the seconds of its steps
 
 
 @dataclass
@@ -47,10 +50,19 @@ class Pace:
 
     num_steps: int = 0
     _reports: list[tuple[int, float, float]] = field(default_factory=list)
+    _stretches: list[Stretch] = field(default_factory=list)
 
-    def add(self, batch: int, step_s: float, meeting_s: float, num_steps: int = 1) -> None:
-        """Take in a report: its mean batch, seconds of a step, seconds of a meeting."""
+    def add(
+        self,
+        batch: int,
+        step_s: float,
+        meeting_s: float,
+        num_steps: int = 1,
+        stretches: Sequence[Stretch] = (),
+    ) -> None:
+        """Take in a report: its mean batch, seconds of a step and of a meeting, its last steps."""
         self._reports.append((batch, step_s, meeting_s))
+        self._stretches += stretches or [(batch, step_s)]
         self.num_steps += num_steps
 
     @property
@@ -58,13 +70,17 @@ class Pace:
         """How much the medians stand on."""
         return len(self._reports)
 
-    def latest(self, num: int) -> list[tuple[int, float]]:
-        """The batch and the seconds of a step of the last reports."""
-        return [(batch, step_s) for batch, step_s, _ in self._reports[-num:]]
+    def latest(self, num: int) -> list[Stretch]:
+        """The last stretches of computing."""
+        return self._stretches[-num:]
+
+    def latest_meetings(self, num: int) -> list[float]:
+        """Seconds of a meeting in each of the last reports."""
+        return [meeting_s for _, _, meeting_s in self._reports[-num:]]
 
     def last(self) -> Pace:
         """The last report alone."""
-        return Pace(_reports=self._reports[-1:])
+        return Pace(_reports=self._reports[-1:], _stretches=self._stretches[-1:])
 
     @property
     def batch(self) -> int:

@@ -6,11 +6,14 @@ import math
 from dataclasses import asdict, replace
 from typing import Any
 
+from coterie.code import digests
+from coterie.coordinator.account import log_final
 from coterie.coordinator.compensate import listen
 from coterie.coordinator.gauge import Flow, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
 from coterie.coordinator.model import fit_device
+from coterie.coordinator.perceive import regrant
 from coterie.coordinator.run import Checkpoint, Run
 from coterie.errors import JobError, TrainingError
 from coterie.leases import unlearned
@@ -19,6 +22,14 @@ from coterie.transport.parcels import pieces
 from coterie.types import Layout
 from coterie.world import Device, Layer, Link
 
+OTHER_TASK = (
+    "expected the same model and data on every agent, found others on {name}; "
+    "give each machine the same code and dataset"
+)
+OTHER_ORDER = (
+    "expected samples shuffled alike on every agent, found another order on {name}; "
+    "install the same numpy there"
+)
 MOST_DECLINED = 3  # rounds in a row
 MEMORY_PART = 0.8  # of what is free on a machine, for all its agents together
 
@@ -63,9 +74,7 @@ def hear(run: Run, name: str, message: Any) -> None:
 
 def _hello(run: Run, hello: say.Hello) -> None:
     if hello.name == say.HUB:
-        run.hub = hello
-        run.event("server", state="joined", pid=hello.pid)
-        run.tell(say.HUB, say.Welcome(job={}))
+        _hello_server(run, hello)
         return
     if hello.name in run.members:
         run.tell(
@@ -73,17 +82,29 @@ def _hello(run: Run, hello: say.Hello) -> None:
         )
         return
     state = "returned" if hello.name in run.known else "joined"
-    run.known.add(hello.name)
+    run.known[hello.name] = hello.pid
     run.members[hello.name] = Member(hello, Pulse(run.now_s))
     run.event("agent", member=hello.name, state=state, cores=hello.cores, pid=hello.pid)
     files = dict(run.resume.files) if run.resume and not run.plan else {}
+    job = run.job.model_dump(by_alias=True, mode="json")
+    source = run.source if run.job.agents.ship else {}
     run.tell(
         hello.name,
-        say.Welcome(job=run.job.model_dump(by_alias=True, mode="json"), num_files=len(files)),
+        say.Welcome(job=job, num_files=len(files), code=digests(run.source), source=source),
     )
     for file, data in files.items():
         for piece in pieces(-1, file, data):
             run.tell(hello.name, piece)
+
+
+def _hello_server(run: Run, hello: say.Hello) -> None:
+    if run.is_fenced(hello) or run.hub == hello:  # or it was asked twice
+        return
+    if hello.pid != run.hub_pid:  # else another coordinator saw it come
+        run.hub_pid, run.hub_start_s = hello.pid, run.now_s - run.hub_awaited_s
+    run.hub, run.hub_pulse = hello, Pulse(run.now_s)
+    run.event("server", state="joined", pid=hello.pid, seconds=run.hub_start_s)
+    run.tell(say.HUB, say.Welcome(job={}))
 
 
 def _ready(run: Run, name: str, ready: say.Ready) -> None:
@@ -92,6 +113,9 @@ def _ready(run: Run, name: str, ready: say.Ready) -> None:
         _adopt(run, layout, ready.num_train)
     elif (run.layout, run.ledger.num_train) != (layout, ready.num_train):
         _turn_away(run, name)
+        return
+    if any(m.ready and m.ready.shuffled != ready.shuffled for m in run.members.values()):
+        _turn_away(run, name, OTHER_ORDER)
         return
     member = run.members[name]
     member.ready, member.state = ready, "ready"
@@ -110,12 +134,9 @@ def _solo_per_s(run: Run, name: str) -> float:
     return (run.solo[name].per_s if name in run.solo else None) or 0.0
 
 
-def _turn_away(run: Run, name: str) -> None:
+def _turn_away(run: Run, name: str, expected: str = OTHER_TASK) -> None:
     """An agent that built another task ends a run that has not begun; later it goes alone."""
-    reason = (
-        f"expected the same model and data on every agent, found others on {name}; "
-        "give each machine the same code and dataset"
-    )
+    reason = expected.format(name=name)
     if run.plan is None:
         raise JobError(reason)
     run.tell(name, say.Stop(reason=reason, at_once=True))
@@ -146,13 +167,15 @@ def _probed(run: Run, name: str, probed: say.Probed) -> None:
     if member.device is None:
         device = fit_device(name, probed.timings, _max_batch(run, name, probed))
         member.device = replace(device, memory_bytes=_room_bytes(run, name))
-        member.state = "measured"
+        member.state, member.cores = "measured", probed.cores
         run.chain = run.chain or tuple(Layer(*figures) for figures in probed.chain)
     solo = run.solo.setdefault(name, Flow())
     for batch, seconds in probed.timings:
         if batch == max(b for b, _ in probed.timings):
             solo.add(batch, 1, seconds)
     member.solo_per_s = solo.per_s or 0.0
+    if probed.warning:
+        run.event("warning", text=f"{name}: {probed.warning}")
     run.event("measured", member=name, solo_per_s=member.solo_per_s, **_device(member.device))
 
 
@@ -216,6 +239,10 @@ def _refuse_stand(run: Run, name: str, reason: str) -> None:
 
 
 def _report(run: Run, name: str, report: say.Report) -> None:
+    if name != say.HUB and report.last_round < run.ledger.next_round:
+        if report.last_round > max(run.told.values(), default=0):
+            run.company = report.cohort
+        run.told[name] = report.last_round
     if name in run.members and run.members[name].outdated:
         return  # others have learned since what it was to learn
     _commit(run, report)
@@ -252,6 +279,10 @@ def _back(run: Run, name: str, back: say.Back) -> None:
             _catch_up(run, back)
             run.torn, run.why_torn = True, f"{name} was not heard for a while"
         return
+    if not run.reuniting and run.known.get(name) != back.hello.pid:
+        reason = "the run has gone on from its checkpoint"  # and what this agent holds is not in it
+        run.tell(name, say.Stop(reason=reason, at_once=True, again=True))
+        return
     layout = Layout(back.ready.names, back.ready.shapes)
     if (run.layout, run.ledger.num_train) != (layout, back.ready.num_train):
         run.members[name] = Member(back.hello, Pulse(run.now_s))
@@ -263,7 +294,7 @@ def _back(run: Run, name: str, back: say.Back) -> None:
     # One that began anew, and was in no term yet, holds nothing of what its name held before.
     member.holds = run.reuniting and name in run.term.members and back.term > 0
     run.members[name] = member
-    run.known.add(name)
+    run.known[name] = back.hello.pid
     run.event("agent", member=name, state="returned", pid=back.hello.pid)
     if member.device is None and run.probing:
         run.tell(name, run.probe())
@@ -293,50 +324,38 @@ def _measure(run: Run, name: str, report: say.Report) -> None:
     if report.num_samples and math.isfinite(report.loss):
         run.loss_sum += report.loss * report.num_samples
         run.num_losses += report.num_samples
+        run.progress.saw(report.loss, report.num_samples)
         run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
     times_s = (report.compute_s, report.exchange_s)
     if report.num_steps > 0 and report.compute_s > 0 and all(map(math.isfinite, times_s)):
         did = ("last_round", "num_samples", "num_steps", "compute_s", "exchange_s")
         run.event("work", member=name, **report.model_dump(include=set(did)))
-        run.paces.setdefault(name, Pace()).add(
-            batch=max(1, round(report.num_samples / report.num_steps)),
-            step_s=report.compute_s / report.num_steps,
-            meeting_s=max(0.0, report.exchange_s)
-            / max(1, report.last_round - report.first_round + 1),
-            num_steps=report.num_steps,
-        )
+        if not regrant(run, name, report.cores):  # else much of it was computed before
+            _time(run, name, report)
     listen(run, name, report)
     if report.gap_s:
-        pause_s = max(0.0, report.gap_s - run.gauge.typical_round_s())
+        since_s = run.now_s - report.gap_s
+        aside_s = sum(
+            end_s - max(begin_s, since_s) for begin_s, end_s in run.asides if end_s > since_s
+        )
+        pause_s = max(0.0, report.gap_s - aside_s - run.gauge.typical_round_s())
         if run.pauses:
             run.pauses[-1][name] = pause_s
         run.event("pause", member=name, seconds=pause_s)
 
 
-def log_final(run: Run) -> None:
-    """Put on record what has become final: rounds with their owners, and epochs learned whole."""
-    final, finished = run.ledger.drain()
-    for number, done in final:
-        leases = {m: k.spans for m, k in done.leases.items() if k.num_samples}
-        run.event(
-            "committed",
-            term=run.term.number,
-            first_round=number,
-            last_round=number,
-            data_epoch=done.data_epoch,
-            leases=leases,
-        )
-    for data_epoch in finished:
-        run.epoch_loss = run.loss_sum / max(1, run.num_losses)
-        run.loss_sum, run.num_losses = 0.0, 0
-        run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
-
-
-def put_on_record(run: Run) -> None:
-    """The books as they stand; first what has become final, which is no part of them."""
-    log_final(run)
-    run.event("books", **run.ledger.books())
-    run.ledger.freed = False
+def _time(run: Run, name: str, report: say.Report) -> None:
+    run.paces.setdefault(name, Pace()).add(
+        batch=max(1, round(report.num_samples / report.num_steps)),
+        step_s=report.compute_s / report.num_steps,
+        meeting_s=max(0.0, report.exchange_s) / max(1, report.last_round - report.first_round + 1),
+        num_steps=report.num_steps,
+        stretches=[
+            (max(1, round(num / steps)), seconds / steps)
+            for num, steps, seconds in report.stretches
+            if steps > 0 and seconds > 0 and math.isfinite(seconds)
+        ],
+    )
 
 
 def _scores(run: Run, name: str, scores: say.Scores) -> None:

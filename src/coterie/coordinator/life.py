@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
-from coterie.coordinator.account import progress
+from coterie.coordinator.account import log_final, progress
 from coterie.coordinator.boundary import compare, evaluate, evaluation_due, save, save_due
-from coterie.coordinator.hear import log_final
 from coterie.coordinator.perceive import links_are_doubtful
 from coterie.coordinator.replan import choose, close_decision, everyone, reconsider
-from coterie.coordinator.rounds import Wait, drained, issue, issue_apart
+from coterie.coordinator.rounds import Wait, drained, few_left, issue, issue_apart
 from coterie.coordinator.run import Run
 from coterie.coordinator.terms import (
     doubt_links,
+    give_up_server,
     grow,
     keep_membership,
     link_up,
@@ -30,6 +30,7 @@ from coterie.errors import JoinError, StrategyError, TrainingError
 from coterie.transport import messages as say
 
 WINDOWS_AT = (0.0, 0.2, 0.6, 0.8)  # fractions of the run at which comparison arms are run
+GATHER_AGAIN_S = 20.0  # for all to come to a run that goes on from its checkpoint by itself
 REUNITE_S = 5.0  # for members to come back to a coordinator that was restarted
 LEAVE_S = 3.0  # for everybody to say goodbye
 
@@ -73,6 +74,7 @@ def learn(run: Run, windows: list[float]) -> Wait:
 def gather(run: Run) -> Wait:
     """Wait until every agent has built the task."""
     deadline_s = run.now_s + run.job.agents.join_timeout_s
+    patient_until_s = run.now_s + GATHER_AGAIN_S
 
     def here() -> int:
         return sum(member.state == "ready" for member in run.members.values())
@@ -80,11 +82,11 @@ def gather(run: Run) -> Wait:
     def served() -> bool:
         return run.hub is not None or not run.by_star
 
-    yield (
-        lambda: (
-            (here() >= run.num_agents and served()) or run.now_s > deadline_s or bool(run.stopping)
-        )
-    )
+    def enough() -> bool:  # of those who were lost, some may be lost for good
+        waited = run.by_itself and run.now_s > patient_until_s
+        return here() >= (1 if waited else run.num_agents)
+
+    yield (lambda: (enough() and served()) or run.now_s > deadline_s or bool(run.stopping))
     if run.stopping:
         return
     if not served():
@@ -92,7 +94,7 @@ def gather(run: Run) -> Wait:
             f"expected the server of the star road within {run.job.agents.join_timeout_s:g} s, "
             "found none; see the run's log, or raise agents.join_timeout_s"
         )
-    if here() < run.num_agents:
+    if not enough():
         raise JoinError(
             f"expected {run.num_agents} agents within {run.job.agents.join_timeout_s:g} s, found "
             f"{here()} ({', '.join(sorted(run.members)) or 'none'}); start the others, or raise "
@@ -119,10 +121,10 @@ def found(run: Run) -> Wait:
 def plan(run: Run) -> Wait:
     """Decide for the first time; the run's clock begins."""
     quorum = run.asked.exchange.quorum if run.asked else 0
-    if quorum > len(run.members):
+    if quorum > run.num_agents:  # of those, some may be lost already
         raise StrategyError(
             f"expected at least the {quorum} members that {run.asked} waits for, found "
-            f"{len(run.members)}; lower the quorum, or start more agents"
+            f"{run.num_agents}; lower the quorum, or start more agents"
         )
     run.began_s = run.saved_s = run.scored_s = run.reconsidered_s = run.now_s
     assert run.layout is not None
@@ -148,12 +150,15 @@ def reunite(run: Run) -> Wait:
 
     yield lambda: all_here() or run.now_s > deadline_s or bool(run.stopping)
     run.reuniting, run.healthy = False, holders()
+    if run.by_star and run.hub is None and not {say.HUB} & run.gone:
+        give_up_server(run, f"not heard of for {REUNITE_S:.0f} s")
     newest = max((run.members[name].round for name in run.healthy), default=-1)
     if run.apart and run.healthy:
         newest = run.ledger.committed  # the server's, and members' own rounds do not compare
     if was_concluded(run):
         return
     if newest < run.ledger.committed:
+        run.bereft = True
         raise TrainingError(
             f"expected a member back that holds round {run.ledger.committed}, found "
             f"{', '.join(sorted(run.healthy)) or 'none'} within {REUNITE_S:g} s; "
@@ -170,9 +175,11 @@ def was_concluded(run: Run) -> bool:
 
 def go_on(run: Run) -> Wait:
     """Give out the next block, and wait until it is the only one under way."""
+    changed = reconsider(run)
     if links_are_doubtful(run):
         yield from doubt_links(run)
-    if reconsider(run):
+        changed = reconsider(run) or changed
+    if changed:
         yield from keep_membership(run)
     if option := rival(run):
         yield from try_out(run, option)
@@ -186,7 +193,7 @@ def go_on(run: Run) -> Wait:
     if first > run.ledger.next_round - 1:  # every epoch asked for is given out
         yield from drained(run)
     else:
-        yield lambda: run.torn or bool(run.stopping) or run.ledger.committed >= first - 1
+        yield lambda: run.torn or bool(run.stopping) or few_left(run, first)
 
 
 def go_on_apart(run: Run) -> Wait:

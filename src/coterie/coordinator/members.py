@@ -62,6 +62,7 @@ class Member:
     ready: Ready | None = None
     device: Device | None = None
     line: Line | None = None  # its time of a step, as it is learned from its reports
+    cores: float | None = None  # that its machine granted it when it said so last
     scatter: float = 0.0  # how far its reports lie from what was expected, as a part of it
     solo_per_s: float = 0.0  # as last measured running freely on the whole batch
     computing_s: float = 0.0  # on one thing, as it said last

@@ -7,6 +7,8 @@ samples_per_round = num_train / rounds
 round_s           = samples_per_round / Σ bᵢ · step_s + exchange_s − hidden_s
 survival          = exp(−Σ failures_per_sᵢ · round_s)
 goodput           = samples_per_round / round_s · efficiency · survival
+
+Efficiency is the progress that a sample can be counted on to bring: see `progress`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from coterie.coordinator.parallel import is_whole, pipeline_shares
+from coterie.coordinator.parallel import pipeline_shares
 from coterie.coordinator.prices import (
     BYTES_PER_VALUE,
     Cohort,
@@ -29,6 +31,7 @@ from coterie.coordinator.prices import (
     sentence_of,
     step_s,
 )
+from coterie.coordinator.progress import counted_on
 from coterie.coordinator.shares import equal_shares, exact_shares, paced_shares
 from coterie.errors import JobError
 from coterie.sync.teams import Pipeline
@@ -75,7 +78,6 @@ def predict(world: World, layout: Layout, strategy: Strategy, shares: Mapping[st
 
 def weigh(sentence: Sentence, cohort: Cohort) -> Option:
     """What a sentence brings to members whose shares are known; the module's head says how."""
-    members = tuple(cohort.shares)
     num_rounds = math.ceil(cohort.world.num_train / (sentence.every * cohort.batch))
     samples_per_round = cohort.world.num_train / num_rounds
     one_step_s, road_s = step_s(sentence, cohort), roads_s(sentence, cohort)
@@ -89,7 +91,7 @@ def weigh(sentence: Sentence, cohort: Cohort) -> Option:
         round_s=round_s,
         exchange_s=exchange_s,
         samples_per_round=samples_per_round,
-        efficiency=1.0 if is_whole(sentence.team, members) else sentence.keeps,
+        efficiency=counted_on(sentence, cohort),
         survival=math.exp(-cohort.failures_per_s * round_s),
         hidden_s=unseen_s,
     )

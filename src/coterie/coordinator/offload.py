@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from coterie.errors import JobError
 from coterie.world import Link
 
+MOST_PER_S = 1e100  # that a place serves: sums and products stay finite
+
 
 @dataclass(frozen=True)
 class Place:
@@ -28,6 +30,7 @@ class Place:
     name: str
     served_per_s: float  # μ: requests a second, one after another
     moving_s: float = 0.0  # c: of what a request needs from other places; infinite if out of reach
+    num: int = 1  # of places alike, each with as many requests as the others
 
     @property
     def alone_s(self) -> float:
@@ -67,7 +70,7 @@ def offload(places: Sequence[Place], asked_per_s: float) -> Offloading:
     used = dict(zip((place.name for place in reached), served, strict=True))
     parts = {place.name: used.get(place.name, 0.0) / total for place in places}
     expected_s = math.fsum(
-        flow / total * (1 / left + place.moving_s)
+        flow / total * (place.num / left + place.moving_s)
         for place, flow, left in zip(reached, served, free, strict=True)
     )
     return Offloading(parts, expected_s, no_load_s(reached, parts))
@@ -90,7 +93,7 @@ def expected_s(places: Sequence[Place], parts: Mapping[str, float], asked_per_s:
     1.0
     """
     used = [place for place in places if parts.get(place.name)]
-    free = {place.name: place.served_per_s - asked_per_s * parts[place.name] for place in used}
+    free = {p.name: p.served_per_s - asked_per_s * parts[p.name] / p.num for p in used}
     if min(free.values(), default=0.0) <= 0:
         return math.inf
     return math.fsum(parts[p.name] * (1 / free[p.name] + p.moving_s) for p in used)
@@ -128,7 +131,7 @@ def linked_places(
 
 def _excess(places: Sequence[Place], soonest_s: float, asked_per_s: float) -> float:
     """ν beyond what the soonest place costs without load, such that all that is asked is served."""
-    left_per_s = math.fsum((*(place.served_per_s for place in places), -asked_per_s))
+    left_per_s = math.fsum((*(place.num * place.served_per_s for place in places), -asked_per_s))
 
     def enough(excess_s: float) -> bool:
         served, free = _flows(places, soonest_s, excess_s)
@@ -155,13 +158,13 @@ def _least(enough: Callable[[float], bool], guess: float) -> float:
 def _flows(
     places: Sequence[Place], soonest_s: float, excess_s: float
 ) -> tuple[list[float], list[float]]:
-    """What each place serves and what it has left, requests a second."""
+    """What places serve and what they have left, those alike together, requests a second."""
     served, free = [], []
     for place in places:
         h = max(0.0, place.served_per_s * (excess_s - (place.alone_s - soonest_s)))
         root = math.sqrt(1 + h)
-        served.append(place.served_per_s * h / (root * (1 + root)))
-        free.append(place.served_per_s / root)
+        served.append(place.num * place.served_per_s * h / (root * (1 + root)))
+        free.append(place.num * place.served_per_s / root)
     return served, free
 
 
@@ -175,7 +178,7 @@ def _check(places: Sequence[Place], asked_per_s: float) -> None:
             "rename one"
         )
     for place in places:
-        if not (math.isfinite(place.served_per_s) and place.served_per_s > 0):
+        if not 0 < place.served_per_s < MOST_PER_S:
             raise JobError(
                 f"expected {place.name!r} to serve a finite number of requests a second above 0, "
                 f"found {place.served_per_s}; measure it again or leave it out"
@@ -187,7 +190,7 @@ def _check(places: Sequence[Place], asked_per_s: float) -> None:
             )
     if not (math.isfinite(asked_per_s) and asked_per_s >= 0):
         raise JobError(f"expected 0 requests a second or more, found {asked_per_s}; count again")
-    most_per_s = math.fsum(p.served_per_s for p in places if math.isfinite(p.moving_s))
+    most_per_s = math.fsum(p.num * p.served_per_s for p in places if math.isfinite(p.moving_s))
     if asked_per_s >= most_per_s:
         raise JobError(
             f"expected fewer than the {most_per_s:g} requests a second that all places in reach "

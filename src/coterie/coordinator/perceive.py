@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -17,9 +18,11 @@ from coterie.world import Link, World
 
 MIN_REPORTS = 3  # before a measurement is believed
 IN_A_ROW = 2  # that agree, before a jump is believed whole
+FELT = 0.1  # of a round, at least, where meetings that take another time are a change of the road
 MIN_STEPS = 24  # that are believed as well, in however few reports
 NOISE_REACHES = 0.99 * JUMP_LOG_RATIO
 LEARN = 0.2  # of how far reports scatter, with each look
+SAME_GRANT = 0.05  # of what a machine grants: less is no other grant
 LEAST_MEETING_S = 1e-3  # below, what is measured is not the road
 OPEN_ROAD_PER_S = 1e18  # bytes: what a meeting costs on it is not for its bytes
 LEAST_FACTOR = 0.05  # of a price, however short meetings are
@@ -28,11 +31,15 @@ SURE_OF_A_JUMP = 0.3  # of a measurement's usual noise: a changed road is believ
 
 def fold(run: Run) -> None:
     """Believe a little more of what members reported, and begin to listen anew."""
-    leaping = _leaping(run)
+    run.regranted = False
+    leaping, other_s = _leaping(run), _other_road_s(run)
     paces = {
         name: pace
         for name, pace in run.paces.items()
-        if pace.num_reports >= MIN_REPORTS or pace.num_steps >= MIN_STEPS or name in leaping
+        if pace.num_reports >= MIN_REPORTS
+        or pace.num_steps >= MIN_STEPS
+        or name in leaping
+        or other_s is not None
     }
     for name, pace in paces.items():
         member = run.members.get(name)
@@ -48,12 +55,36 @@ def fold(run: Run) -> None:
         run.event("pace", member=name, **figures)
     if len(paces) > 1 and not _in_stages(run):
         # Whoever comes last does not wait for others: its exchange is the meeting itself.
-        learn_road(run, min(pace.meeting_s for pace in paces.values()))
+        median_s = min(pace.meeting_s for pace in paces.values())
+        learn_road(run, median_s if other_s is None else other_s)
 
 
 def has_jumped(run: Run) -> bool:
-    """Whether a member's last reports all say that it got much slower, or much faster."""
-    return bool(_leaping(run))
+    """Whether the last reports all say that a member, or the road, got much slower or faster."""
+    return run.regranted or bool(_leaping(run)) or _other_road_s(run) is not None
+
+
+def regrant(run: Run, name: str, cores: float | None) -> bool:
+    """Believe that a member computes as much slower as its machine grants it less; whether it does.
+
+    What it reports from then on corrects that: not all of a step is computing.
+    """
+    member = run.members.get(name)
+    if member is None or member.device is None or not cores or not 0 < cores < math.inf:
+        return False
+    before, member.cores = member.cores or cores, cores
+    if abs(cores / before - 1) < SAME_GRANT:
+        member.cores = before  # or a grant that fell bit by bit would never be noticed
+        return False
+    batch = max(1, run.plan.shares.get(name, 1)) if run.plan else 1
+    line = member.line or timed(member.device, batch)
+    member.line = leap(line, batch, line.at(batch) * before / cores)
+    member.device = as_believed(member.device, member.line)
+    run.paces.pop(name, None)
+    run.regranted = True
+    text = f"{name} is granted {cores:.3g} cores instead of {before:.3g}"
+    run.event("grant", member=name, before=before, cores=cores, text=text)
+    return True
 
 
 def _in_stages(run: Run) -> bool:
@@ -100,7 +131,12 @@ def _is_odd(member: Member, pace: Pace) -> bool:
 
 def _jumps(line: Line, pace: Pace) -> bool:
     """One slow report may be anything; two in a row that agree are a change."""
-    ratios = [math.log(step_s / line.at(batch)) for batch, step_s in pace.latest(IN_A_ROW)]
+    return _leaps([(step_s, line.at(batch)) for batch, step_s in pace.latest(IN_A_ROW)])
+
+
+def _leaps(measured: Sequence[tuple[float, float]]) -> bool:
+    """Whether several (seconds, as expected) in a row are far off, and agree by how much."""
+    ratios = [math.log(seconds / expected_s) for seconds, expected_s in measured]
     agree = max(ratios) - min(ratios) < JUMP_LOG_RATIO / 2
     far = min(map(abs, ratios)) > JUMP_LOG_RATIO
     return len(ratios) == IN_A_ROW and agree and far
@@ -120,10 +156,9 @@ def learn_road(run: Run, meeting_s: float) -> None:
     if run.plan is None or run.strategy is None or run.strategy.overlap:
         return
     fixed_s, bytes_s = _priced(run)
-    expected_s = max(LEAST_MEETING_S, fixed_s + run.road.at(bytes_s))
+    expected_s = _expected_s(run, fixed_s, bytes_s)
     jumps = is_jump(max(LEAST_MEETING_S, meeting_s), expected_s)
-    is_known = run.road.aa != UNTRIED_ROAD.aa  # else what it is priced at was a guess
-    if jumps and is_known and can_probe_links(run):
+    if jumps and _is_known(run) and can_probe_links(run):
         run.doubts_links = True  # which of them has changed, a probe tells better
         return
     noise = expected_s * (SURE_OF_A_JUMP if jumps else 1.0)
@@ -131,6 +166,33 @@ def learn_road(run: Run, meeting_s: float) -> None:
     # What is summed while others still compute is hidden: that is no faster road.
     least = min(1.0, run.road.c) if run.strategy.plain else LEAST_FACTOR
     run.road = replace(line, a=max(0.0, line.a), c=max(least, line.c))
+
+
+def _other_road_s(run: Run) -> float | None:
+    """Seconds of a meeting by the last reports of all, where these say that the road is another."""
+    paces = [run.paces.get(name) for name in run.term.members]
+    told = [p.latest_meetings(IN_A_ROW) for p in paces if p and p.num_reports >= IN_A_ROW]
+    if len(told) < max(2, len(paces)) or not _is_known(run) or _in_stages(run):
+        return None
+    if run.plan is None or run.strategy is None or run.strategy.overlap:
+        return None
+    # Whoever comes last does not wait for others.
+    meetings_s = [max(LEAST_MEETING_S, min(each)) for each in zip(*told, strict=True)]
+    expected_s = _expected_s(run, *_priced(run))
+    longer_s = min(meetings_s) - expected_s
+    if run.strategy.plain and longer_s < 0:
+        return None  # what is summed while others still compute is hidden
+    felt = abs(longer_s) > FELT * run.plan.round_s
+    return fmean(meetings_s) if felt and _leaps([(m, expected_s) for m in meetings_s]) else None
+
+
+def _is_known(run: Run) -> bool:
+    """Whether any meeting was learned from: else what it is priced at is a guess."""
+    return run.road.aa != UNTRIED_ROAD.aa
+
+
+def _expected_s(run: Run, fixed_s: float, bytes_s: float) -> float:
+    return max(LEAST_MEETING_S, fixed_s + run.road.at(bytes_s))
 
 
 def can_probe_links(run: Run) -> bool:

@@ -12,7 +12,7 @@ is part of a step; between them their first members meet, and tell the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from coterie.coordinator import shares as sharing
 from coterie.coordinator.parallel import passing_s
 from coterie.sync.exchanges import Exchange, Pace, Reduce, slowest
 from coterie.sync.fragments import buckets, split
-from coterie.sync.pieces import Every, Piece
+from coterie.sync.pieces import Every, Piece, Prior
 from coterie.sync.room import Payload
 from coterie.sync.teams import Islands, Pipeline
 from coterie.types import Layout
@@ -50,7 +50,7 @@ class Sentence:
     every: int
     overlap: int
     paced: bool
-    keeps: float
+    prior: Prior  # of the progress that it keeps
     least: int  # members that it makes sense with
     payloads: tuple[Payload, ...]  # of each fragment
     codec_s: tuple[tuple[float, float], ...]  # to pack and to open one of each
@@ -69,6 +69,7 @@ class Cohort:
     step_s: float
     pace: Pace  # of the slowest road among them
     failures_per_s: float
+    spread: float  # among how many equal members their shares would be spread as wide
 
     @property
     def num_members(self) -> int:
@@ -100,7 +101,7 @@ def sentence_of(strategy: Strategy, layout: Layout) -> Sentence:
         every=strategy.every,
         overlap=strategy.overlap,
         paced=walk is not None and walk.paced,
-        keeps=strategy.keeps(),
+        prior=strategy.prior,
         least=strategy.least,
         payloads=strategy.payloads(layout),
         codec_s=tuple((1e-9 * size * pack_ns, 1e-9 * size * open_ns) for size in sizes),
@@ -136,7 +137,18 @@ def cohort_of(world: World, shares: Mapping[str, int], paced: bool = False) -> C
         step_s=(_paced_s if paced else sharing.step_s)(members, world.devices),
         pace=Pace(0.0, 1.0) if alone else slowest(cohort.links, len(members)),
         failures_per_s=sum(device.failures_per_s for device in cohort.devices),
+        spread=spread(members.values()),
     )
+
+
+def spread(shares: Iterable[int]) -> float:
+    """Among how many equal members shares would be spread as wide: 1 / Σ pᵢ².
+
+    >>> spread((8, 8)), spread((16, 0))
+    (2.0, 1.0)
+    """
+    given = list(shares)
+    return sum(given) ** 2 / sum(share * share for share in given)
 
 
 def _paced_s(shares: Mapping[str, int], devices: Sequence[Device]) -> float:

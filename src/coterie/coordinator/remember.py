@@ -29,6 +29,7 @@ def remember(run: Run, events: Sequence[Mapping[str, Any]]) -> None:
         _take_in(run, event)
     run.ledger.mend()
     run.reuniting = run.probing = run.plan is not None
+    run.alike = run.alike and not (run.plan and run.asked is None)  # a trial may have walked
 
 
 def _take_in(run: Run, event: Mapping[str, Any]) -> None:
@@ -38,11 +39,9 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
             run.layout = Layout(tuple(event["names"]), shapes)
         case "books":
             run.ledger = Ledger.of(event)
-        case "block" | "committed":
+        case "block" | "committed" | "epoch":
             run.ledger.replay(event)
-        case "epoch":
-            run.ledger.replay(event)
-            run.epoch_loss = event["loss"]
+            run.epoch_loss = event.get("loss", run.epoch_loss)
         case "term":
             members = tuple(event["members"])
             run.term = say.Term(number=event["number"], members=members, store="")
@@ -68,8 +67,10 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
             run.tried_s = event["seconds"]
         case "pause":
             run.pauses.append({event["member"]: event["seconds"]})
+        case "server":
+            _know_server(run, event)
         case "agent":
-            _meet_again(run, event["member"], event["state"])
+            _meet_again(run, event)
 
 
 def _decide_again(run: Run, event: Mapping[str, Any]) -> None:
@@ -78,13 +79,22 @@ def _decide_again(run: Run, event: Mapping[str, Any]) -> None:
     run.plan, run.strategy = decision.chosen, parse(decision.chosen.strategy)
     run.road = replace(UNTRIED_ROAD, a=decision.world.meeting_s)
     run.chain = decision.world.chain
+    run.progress.know(decision.world.learned)
     run.beliefs |= {device.name: device for device in decision.world.devices}
     if len(decision.chosen.shares) == run.num_agents or run.with_all is None:
         run.with_all = decision
 
 
-def _meet_again(run: Run, name: str, state: str) -> None:
-    run.known.add(name)
+def _know_server(run: Run, event: Mapping[str, Any]) -> None:
+    if event["state"] == "joined":
+        run.hub_pid, run.hub_start_s = event["pid"], event.get("seconds", 0.0)
+    elif event["state"] == "suspected":
+        run.fenced.add(run.hub_pid)
+
+
+def _meet_again(run: Run, event: Mapping[str, Any]) -> None:
+    name, state = event["member"], event["state"]
+    run.known[name] = event.get("pid", run.known.get(name, 0))
     run.num_kills += state == "lost"
     run.num_suspected += state == "suspected"
     run.num_rejoined += state == "rejoined"

@@ -15,6 +15,9 @@ from coterie.coordinator.listing import named
 from coterie.coordinator.model import equal_option, predict, shares_for
 from coterie.coordinator.noise import Advice, advise
 from coterie.coordinator.perceive import fold, has_jumped, scatter
+from coterie.coordinator.prices import cohort_of, sentence_of
+from coterie.coordinator.progress import Stretch, believed
+from coterie.coordinator.quorum import tell_quorum, within_reach
 from coterie.coordinator.run import Run
 from coterie.errors import JobError, StrategyError
 from coterie.sync.chain import Strategy
@@ -32,7 +35,8 @@ def choose(run: Run, cause: str) -> None:
     """Decide on what is believed now, and make it the plan from the next block on."""
     if run.stopping or run.torn:
         return
-    asked = (run.asked,) if run.asked else None
+    world = linked(run)
+    asked = (within_reach(run.asked, len(world.devices)),) if run.asked else None
     if asked and _closure_needed(run) and not asked[0].walks:
         raise StrategyError(
             f"expected a strategy that walks, such as local-sgd(8), found {run.job.strategy}: this "
@@ -42,15 +46,19 @@ def choose(run: Run, cause: str) -> None:
     number = run.decisions[-1].number + 1 if run.decisions else 1
     if run.job.deterministic and run.asked:
         speeds = run.job.agents.speeds
-        decision = fixed_decision(linked(run), run.layout, (number, cause), run.asked, speeds)
+        decision = fixed_decision(world, run.layout, (number, cause), run.asked, speeds)
     else:
-        best = choices.decide(linked(run), run.layout, number, cause, asked or closures(run))
-        decision = settled(run, steady(best, run.layout, run.strategy))
+        best = choices.decide(world, run.layout, number, cause, asked or closures(run))
+        free = run.strategy is None and not run.asked
+        under_way = asked[0] if asked and run.strategy else run.strategy
+        kept = at_first(best, run.layout) if free else steady(best, run.layout, under_way)
+        decision = settled(run, kept)
     if advice := advice_of(run):
         decision = replace(decision, reasons=(*decision.reasons, str(advice)))
     close_decision(run)
     run.decisions.append(decision)
     adopt(run, decision)
+    tell_quorum(run)
     run.event("decision", **as_event(decision))
 
 
@@ -93,18 +101,41 @@ def steady(decision: Decision, layout: Layout, under_way: Strategy | None) -> De
         same = _all_together(decision, layout, under_way)
     except JobError:  # who came since is on none of the islands that are under way
         return decision
-    gain = best.goodput_per_s / same.goodput_per_s - 1
+    gain = best.goodput_per_s / same.goodput_per_s - 1 if same.goodput_per_s else math.inf
     if gain >= KEEP_GAIN or same == best or len(same.shares) < parse(same.strategy).least:
         return decision
+    return _rather(decision, same)
+
+
+def at_first(decision: Decision, layout: Layout) -> Decision:
+    """One device alone, if together little more is promised; else everybody, if about as good.
+
+    No meeting and no prior can disappoint who is alone.
+    """
+    options = (decision.chosen, *decision.rejected)
+    alone = [option for option in options if len(option.shares) == 1 and not option.refused]
+    found = max(alone, key=lambda option: option.goodput_per_s, default=None)
+    if found and decision.chosen.goodput_per_s < (1 + KEEP_GAIN) * found.goodput_per_s:
+        return _rather(decision, found)
+    return steady(decision, layout, None)
+
+
+def _rather(decision: Decision, other: Option) -> Decision:
+    """The decision for another option, for the best is hardly better."""
+    best = decision.chosen
+    if other == best:
+        return decision
+    gain = best.goodput_per_s / other.goodput_per_s - 1
     reason = (
         f"{best.strategy} on {named(best.shares)} would bring {gain:.1%} more, less than the "
-        f"{KEEP_GAIN:.0%} that a change must promise: {same.strategy} on "
-        f"{named(same.shares)} it is."
+        f"{KEEP_GAIN:.0%} that a change must promise: {other.strategy} on "
+        f"{named(other.shares)} it is."
     )
-    pace = f"It takes {1e3 * same.round_s:.1f} ms a round: {same.throughput_per_s:,.0f} samples/s."
-    return replace(
-        decision, chosen=same, rejected=(best, *decision.rejected), reasons=(reason, pace)
+    pace = (
+        f"It takes {1e3 * other.round_s:.1f} ms a round: {other.throughput_per_s:,.0f} samples/s."
     )
+    rest = tuple(option for option in decision.rejected if option != other)
+    return replace(decision, chosen=other, rejected=(best, *rest), reasons=(reason, pace))
 
 
 def settled(run: Run, decision: Decision) -> Decision:
@@ -164,6 +195,32 @@ def adopt(run: Run, decision: Decision) -> None:
         run.with_all = decision
     run.paces.clear()
     run.gauge.mark("ours" if everyone(run) else "fewer", decision.number)
+    turn(run)
+
+
+def turn(run: Run) -> None:
+    """Read progress anew from here on, and tell what losses so far said of it."""
+    assert run.plan is not None
+    assert run.layout is not None
+    assert run.strategy is not None
+    sentence = sentence_of(run.strategy, run.layout)
+    prior = believed(sentence, cohort_of(run.world, run.plan.shares, sentence.paced))
+    for stretch, learned in run.progress.turn(Stretch(sentence.written, sentence.kind, prior)):
+        kept = min(1.0, stretch.prior * learned.factor)
+        run.event(
+            "kept",
+            decision=run.decisions[-1].number,
+            strategy=stretch.written,
+            believed=stretch.prior,
+            measured=kept,
+            doubt=learned.doubt,
+            num_reports=learned.num_reports,
+            text=(
+                f"{stretch.written} keeps {kept:.2f} of the progress, give or take "
+                f"{learned.doubt:.0%}, by {learned.num_reports} reports of losses; "
+                f"{stretch.prior:.2f} was believed"
+            ),
+        )
 
 
 def everyone(run: Run) -> bool:

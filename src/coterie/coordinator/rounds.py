@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 
-from coterie.coordinator.hear import put_on_record
+from coterie.coordinator.account import put_on_record
 from coterie.coordinator.run import Run
 from coterie.coordinator.shares import paced_batch
 from coterie.transport import messages as say
 
 Wait = Generator[Callable[[], bool], None, None]
 
-BLOCK_S = 0.5  # a block of rounds lasts about so long
+BLOCK_S = 0.3  # a block of rounds lasts about so long
+AHEAD_S = 0.15  # before its end the next is given out
 DIGEST_S = 2.0  # between two looks at whether members still hold the same
 ON_RECORD = ("term", "first_round", "data_epoch", "spans", "shares", "every", "batch")
 ROUNDS_AHEAD = 2  # of a member that waits for nobody
@@ -36,6 +37,7 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
     last_epoch, batch = run.job.until.get("epochs", float("inf")), steps_on(run)
     grant = run.ledger.grant(shares, every, num_rounds, last_epoch, batch)
     if grant is not None:
+        run.alike = run.alike and not run.strategy.walks
         block = say.Block(
             term=run.term.number,
             first_round=grant.first_round,
@@ -48,11 +50,34 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
             epoch_loss=run.epoch_loss,
             trust={name: trust for name, trust in run.trust.items() if name in shares},
             digest=_digest_due(run),
+            tells=_tells(run, grant.first_round, grant.last_round),
         )
         # On record before anybody hears it: a coordinator that comes after this one knows it too.
         run.event("block", **block.model_dump(include=set(ON_RECORD)))
         run.tell_term(block)
     return first
+
+
+def few_left(run: Run, first: int) -> bool:
+    """Whether the next block is due: of the one that began at `first` hardly a round is left.
+
+    All who met in the newest round must have told of it: whoever is slow tells last.
+    """
+    last = run.ledger.next_round - 1
+    wanted = first - 1 if first >= last else _tells(run, first, last)
+    newest = min(wanted, max(run.told.values(), default=0))
+    heard = all(run.told.get(name, 0) >= newest for name in run.company if _meets(run, name))
+    return run.ledger.committed >= wanted and heard
+
+
+def _tells(run: Run, first: int, last: int) -> int:
+    """The round of a block after which members tell what they did: the next block comes in time."""
+    assert run.plan is not None
+    return max(first, last - max(1, int(AHEAD_S / run.plan.round_s)))
+
+
+def _meets(run: Run, name: str) -> bool:
+    return name in run.members and name in run.term.members
 
 
 def _digest_due(run: Run) -> bool:
@@ -106,6 +131,7 @@ def issued_steps(run: Run) -> int:
 
 def drained(run: Run) -> Wait:
     """Wait until every round given out is committed."""
-    if run.strategy is not None and run.strategy.overlap:
-        run.tell_term(say.Land(term=run.term.number))
+    for name in () if run.apart else run.term.members:
+        if name in run.members:  # of the last rounds of a block nobody tells unasked
+            run.tell(name, say.Land(term=run.term.number))
     yield lambda: run.torn or run.ledger.idle

@@ -17,8 +17,9 @@ from coterie.coordinator.fixed import refuse_unsteady
 from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.line import Line
-from coterie.coordinator.members import Member
+from coterie.coordinator.members import Member, Pulse
 from coterie.coordinator.noise import Noise
+from coterie.coordinator.progress import Progress
 from coterie.coordinator.survival import failures_per_s
 from coterie.coordinator.trust import Exile, Standing
 from coterie.sync.chain import Strategy
@@ -63,17 +64,25 @@ class Saving:
     pause_s: float = 0.0
 
 
+def _began_alike(resume: Resume | None) -> bool:
+    """Whether all begin with one state; after a walk each goes on with an optimizer of its own."""
+    told = str(resume.meta.get("strategy", "")) if resume else ""
+    return not told.startswith("chain") or not parse(told).walks
+
+
 class Run:
     """What is known of a run, and what is laid out to be done about it."""
 
     def __init__(self, job: Job, num_agents: int, resume: Resume | None = None) -> None:
         self.job, self.num_agents, self.resume = job, num_agents, resume
+        self.source: dict[str, str] = {}  # the text of the user's files, by path
         self.asked = None if job.strategy == "auto" else parse(job.strategy)
         if job.deterministic and self.asked is not None:
             refuse_unsteady(self.asked)
         self._lay_out()
-        self._know_members()
+        self._know_members(resume)
         self._know_progress()
+        self._know_measures()
 
     def _lay_out(self) -> None:
         self.outbox: list[tuple[str, say.Wire]] = []
@@ -82,21 +91,23 @@ class Run:
         self.stopping = ""  # why the run ends early, and resumably
         self.failure = ""
         self.bereft = False  # nobody is left who holds the trained model
+        self.by_itself = False  # it goes on after such a loss, with whoever comes
         self.leaving = False  # everybody has been told to go
         self.done = False
 
-    def _know_members(self) -> None:
+    def _know_members(self, resume: Resume | None) -> None:
         self.members: dict[str, Member] = {}
         self.suspects: dict[str, Member] = {}  # alive perhaps, but not heard or not getting on
         self.evicted: list[str] = []  # given up for their silence, for the driver to end
         self.unheard: set[str] = set()  # asked what they did in a long silence
         self.gone: set[str] = set()  # dead, as this coordinator was told
-        self.known: set[str] = set()  # every name that was ever here
+        self.known: dict[str, int] = {}  # every name that was ever here, and its last process
         self.beliefs: dict[str, Device] = {}  # of machines that left, should they return
         self.places: dict[str, tuple[str, float]] = {}  # host and cores of each name's machine
         self.missed: set[str] = set()  # lost, and not yet back at work
         self.healthy: set[str] = set()  # members that hold the agreed state
         self.left_out: set[str] = set()  # by the plan
+        self.alike = _began_alike(resume)  # whether members' optimizers hold the same
         self.term = say.Term(number=0, members=(), store="")
         self.settled: dict[str, say.Settled] = {}  # by member of the term: where all stand
         self.torn = False  # a member of the term is gone, or its meeting broke off
@@ -107,6 +118,10 @@ class Run:
         self.checked_s = 0.0  # when they were asked last
         self.layout: Layout | None = None
         self.hub: say.Hello | None = None  # the server of the star road, once it is here
+        self.hub_pulse = Pulse(0.0)
+        self.hub_awaited_s, self.hub_start_s = 0.0, 0.0  # since when; how long it took to come
+        self.hub_pid = 0  # of the server that was here last
+        self.fenced: set[int] = set()  # servers that were given up, and may live: not to be heard
         self.links: dict[frozenset[str], Link] = {}
         self.linked: set[str] = set()
         self.chain: tuple[Layer, ...] = ()  # of the model, as the first to measure it told
@@ -123,8 +138,14 @@ class Run:
         self.equal_per_s: float | None = None  # predicted for equal shares under the plan
         self.with_all: Decision | None = None  # the last one with every agent in it
         self.strategy: Strategy | None = None
+        self.waits_for = 0  # the quorum that was told last
         self.decisions: list[Decision] = []
         self.reconsidered_s = 0.0
+        self.regranted = False  # whether a machine grants another part of itself since
+        self.told: dict[str, int] = {}  # by member: the newest round that it told of
+        self.company: tuple[str, ...] = ()  # who met in the newest of all
+
+    def _know_measures(self) -> None:
         self.bandit, self.tried_s = Bandit(), 0.0  # what trials taught, and the time they took
         self.paces: dict[str, Pace] = {}  # by member, since it was last folded into a belief
         self.road = UNTRIED_ROAD  # what meetings cost against their price on the links as probed
@@ -133,11 +154,12 @@ class Run:
         self.saving: Saving | None = None
         self.saved_s, self.saved_round = 0.0, 0  # the newest round that a checkpoint holds
         self.save_cost_s = 0.0  # that saving held up its members the last time
-        self.lost_since_saved = False  # whether a member was
+        self.fewer_since_saved = False  # whether the group has lost or left out members
         self.at_work_s: dict[str, float] = {}  # by member: for how long it was at work
         self.standings: dict[str, Standing] = {}  # by member: how its vectors lie to others'
         self.trust: dict[str, float] = {}  # what samples of some count for
         self.exiles: dict[str, Exile] = {}  # who is, or was, left out for what it brought
+        self.progress = Progress()  # that sentences keep, as far as losses tell
         self.noise = Noise()  # of gradients
         self.told_scale: float | None = None  # of that noise, when it was told last
         self.losses: Counter[str] = Counter()  # by member: how often it was lost meanwhile
@@ -147,6 +169,7 @@ class Run:
         self.loss: float | None = None
         self.loss_sum, self.num_losses = 0.0, 0  # of the epoch under way
         self.epoch_loss: float | None = None  # of the newest epoch that was learned whole
+        self.asides: list[tuple[float, float]] = []  # when members were to do other than rounds
         self.pauses: list[dict[str, float]] = []  # by survivor, of each loss
         self.num_kills = self.num_suspected = self.num_rejoined = 0
 
@@ -177,6 +200,7 @@ class Run:
             self.job.batch,
             self.ledger.num_train,
             chain=self.chain,
+            learned=self.progress.learned,
         )
 
     def as_reliable(self, device: Device) -> Device:
@@ -193,6 +217,19 @@ class Run:
     def by_star(self) -> bool:
         """Whether members meet by the star road, where a server waits for them."""
         return self.asked is not None and self.asked.exchange.road == "star"
+
+    @property
+    def wants_alike(self) -> bool:
+        """Whether all have to step alike from now on: each takes its own step on one gradient."""
+        strategy = self.strategy or self.asked
+        if strategy is None or self.layout is None:
+            return False
+        shares_all = strategy.narrowed(self.layout) == self.layout
+        return shares_all and strategy.exchange.agrees and not (strategy.walks or self.apart)
+
+    def is_fenced(self, hello: say.Hello) -> bool:
+        """Whether this is a server in whose place another one was asked for."""
+        return hello.name == say.HUB and hello.pid in self.fenced
 
     @property
     def apart(self) -> bool:
@@ -241,7 +278,7 @@ class Run:
         if not self.failure and not self.done:
             self.failure = reason
             self.event("error", text=reason)
-            self.tell_all(say.Stop(reason=reason, at_once=True))
+            self.tell_all(say.Stop(reason=reason, at_once=True, again=self.bereft))
             self.done = True
 
     # -- what it says -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations
 
-from coterie.coordinator.hear import put_on_record
+from coterie.coordinator.account import put_on_record
 from coterie.coordinator.replan import choose
 from coterie.coordinator.rounds import Wait, drained, issue_again
 from coterie.coordinator.run import UNTRIED_ROAD, Run
@@ -26,6 +26,8 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
         run.bereft = True
         raise TrainingError("expected a member that holds the trained model, found that all died")
     run.torn, run.torn_at_s = False, None
+    run.fewer_since_saved |= len(living) < len(run.term.members)
+    alike = run.wants_alike and not (run.alike or at_once)  # at a boundary nobody holds a walk
     run.settled.clear()
     run.digests.clear()
     run.healthy.intersection_update(living)  # whoever is left out falls behind
@@ -40,6 +42,7 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
         shapes=run.layout.shapes if run.hub and run.layout else (),
         strategy=repr(run.asked) if run.hub else "",
         given_out=run.ledger.next_round - 1,
+        alike=alike,
         at_once=at_once,
     )
     run.mended = run.term.number if at_once else run.mended
@@ -47,6 +50,7 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
     run.tell_all(run.term)
     awaited = {say.HUB} if run.apart else set(run.term.members)
     yield lambda: run.torn or run.settled.keys() >= awaited
+    run.alike = run.alike or (alike and not run.torn)
 
 
 def link_up(run: Run) -> Wait:
@@ -113,6 +117,19 @@ def regroup(run: Run) -> Wait:
     yield from keep_membership(run)
 
 
+def give_up_server(run: Run, reason: str) -> None:
+    """A server that is silent is ended, for another one to come in its place.
+
+    Should it wake up before it has ended, nothing that it says is heard any more: members that are
+    told of another server have hung up on it.
+    """
+    run.hub, run.hub_awaited_s = None, run.now_s
+    run.fenced.add(run.hub_pid)
+    run.evicted.append(say.HUB)
+    run.event("server", state="suspected", reason=reason)
+    run.torn, run.why_torn = True, "the server was lost"
+
+
 def served(run: Run) -> Wait:
     """Wait for another server in the place of one that died."""
     if run.hub is not None or not run.by_star:
@@ -165,10 +182,11 @@ def grow(run: Run) -> Wait:
 
 
 def keep_membership(run: Run) -> Wait:
-    """If the plan wants others than the term has, name a term of those."""
+    """If the plan wants others than the term has, or all alike, name a term of those."""
     while run.plan and not (run.torn or run.stopping):
         same = set(run.term.members) == run.plan.shares.keys()
-        if same and run.term.apart == run.apart:
+        is_fit = run.alike or not run.wants_alike
+        if same and is_fit and run.term.apart == run.apart:
             return
         wanted = sorted(run.plan.shares, key=lambda m: (m not in run.term.members, m))
         yield from new_term(run, wanted, at_once=False)

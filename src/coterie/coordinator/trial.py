@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from coterie.coordinator.adapt import is_jump
 from coterie.coordinator.gauge import Flow
-from coterie.coordinator.replan import KEEP_GAIN, choose, everyone
-from coterie.coordinator.rounds import BLOCK_S, Wait, drained, issue
+from coterie.coordinator.model import predict
+from coterie.coordinator.replan import KEEP_GAIN, choose, everyone, linked, turn
+from coterie.coordinator.rounds import BLOCK_S, Wait, drained, few_left, issue
 from coterie.coordinator.run import Run
 from coterie.coordinator.terms import keep_membership
 from coterie.sync.reading import parse
@@ -41,9 +42,13 @@ def try_out(run: Run, option: Option) -> Wait:
     yield from drained(run)
     if not (run.torn or run.stopping):
         run.plan, run.strategy = option, parse(option.strategy)
+        yield from keep_membership(run)
         run.gauge.mark("trial", TRIAL)
+        turn(run)
         yield from _rounds(run, option)
         run.plan, run.strategy = plan, strategy
+        turn(run)
+        yield from keep_membership(run)
     flow = run.gauge.decisions.pop(TRIAL, Flow())
     run.tried_s += run.now_s - began_s
     run.paces.clear()
@@ -55,19 +60,40 @@ def try_out(run: Run, option: Option) -> Wait:
     # What is wrong of both alike, as of devices and roads, is no merit of either.
     both = usual.per_s / plan.throughput_per_s / run.bandit.factor(plan.strategy, run.now_s)
     run.bandit.tried(option.strategy, flow.per_s, option.throughput_per_s * both, run.now_s)
-    gain = flow.per_s * option.efficiency / (usual.per_s * plan.efficiency) - 1
+    gain = flow.per_s * _keeps(run, option) / (usual.per_s * _keeps(run, plan)) - 1
     _tell(run, option, flow.per_s, gain)
     if gain > KEEP_GAIN and not run.stopping:
         choose(run, f"{option.strategy} did better when it was tried")
         yield from keep_membership(run)
 
 
+def _keeps(run: Run, option: Option) -> float:
+    """By what is known now, the trial's own losses included."""
+    assert run.layout is not None
+    strategy = parse(option.strategy)
+    return predict(linked(run), run.layout, strategy, option.shares).efficiency
+
+
 def _affordable(run: Run, option: Option) -> bool:
     assert run.plan is not None
     # Blocks under way, and those given out ahead, have to end before and after.
     around_s = 2 * max(BLOCK_S, run.plan.round_s) + 2 * max(BLOCK_S, option.round_s)
-    cost_s = max(TRIED_S, TRIED_ROUNDS * option.round_s) + around_s
+    cost_s = max(TRIED_S, TRIED_ROUNDS * option.round_s) + around_s + _agreeing_s(run, option)
     return run.tried_s + cost_s <= TRIED_PART * run.elapsed_s
+
+
+def _agreeing_s(run: Run, option: Option) -> float:
+    """To agree on all that a member is, on the way to gradients: weights, and two moments of each.
+
+    One tells the others, one after the other, by the slowest of their links.
+    """
+    assert run.strategy is not None
+    assert run.layout is not None
+    if parse(option.strategy).walks == run.strategy.walks:
+        return 0.0
+    links = run.world.only(tuple(option.shares)).links
+    slowest = min((link.bytes_per_s for link in links), default=float("inf"))
+    return (len(option.shares) - 1) * 12 * run.layout.size / slowest
 
 
 def _rounds(run: Run, option: Option) -> Wait:
@@ -76,7 +102,7 @@ def _rounds(run: Run, option: Option) -> Wait:
         first = issue(run, option.shares)
         if first > run.ledger.next_round - 1:  # every epoch asked for is given out
             break
-        yield lambda first=first: run.torn or run.ledger.committed >= first - 1  # type: ignore[misc]
+        yield lambda first=first: run.torn or few_left(run, first)  # type: ignore[misc]
     yield from drained(run)
 
 

@@ -24,6 +24,7 @@ from coterie.engines.processes import (
     FAILED,
     GROWN_S,
     INTERRUPTED,
+    KEY_FILES,
     MAX_RESTARTS,
     REFUSED,
     member_names,
@@ -33,9 +34,15 @@ from coterie.machine import gpus
 from coterie.sync.reading import parse
 from coterie.watch.events import follow, read
 from coterie.watch.patience import WARNING
+from coterie.watch.said import COORDINATOR, note
 
 if TYPE_CHECKING:
     from coterie.agents.learner import Setup
+
+# How the coordinator is asked to end, more urgently each time; after these it is killed.
+BREAK: int | None = getattr(signal, "CTRL_BREAK_EVENT", None)  # all that Windows has
+URGES: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT) if BREAK is None else (BREAK,)
+NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -157,6 +164,9 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
                 break
             num_starts += 1
     code = host.popen.returncode
+    if code == BEREFT:  # again and again
+        for name in KEY_FILES:
+            (run / name).unlink(missing_ok=True)
     if code == REFUSED:
         raise _Refused(complaint)
     if code == INTERRUPTED or summary:
@@ -179,18 +189,21 @@ class _Host:
     """The coordinating process; the first Ctrl-C asks it to stop, the second ends it at once."""
 
     def __init__(self, run: Path, resume: Path | None) -> None:
-        self._run, self._resume = run, resume
-        self._signals = iter((signal.SIGTERM, signal.SIGINT))
+        self._run = run
+        self._signals = iter(URGES)
         self._asked = False  # to end
-        self.popen = self._start(again=False)
+        self.popen = self._start(resume)
 
-    def _start(self, again: bool) -> subprocess.Popen[bytes]:
+    def _start(self, resume: Path | None, how: str = "") -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "coterie.engines.local", str(self._run)]
-        command += ["" if again or self._resume is None else str(self._resume)]
-        command += ["again"] if again else []
+        command += ["" if resume is None else str(resume), how]
         self._started_s = time.monotonic()
         popen = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            creationflags=NEW_GROUP,
         )
         assert popen.stderr is not None
         self._said: list[str] = []
@@ -199,8 +212,9 @@ class _Host:
         return popen
 
     def _listen(self, stderr: IO[bytes]) -> None:
-        """Pass on warnings as they are said; the rest is told at the end."""
+        """Keep what is said, and pass on warnings at once; the rest is told at the end."""
         for line in stderr:
+            note(self._run, COORDINATOR, line)
             text = line.decode(errors="replace")
             if text.startswith(WARNING):
                 print(text, end="", file=sys.stderr, flush=True)
@@ -216,10 +230,10 @@ class _Host:
     def may_go_on(self, has_begun: bool) -> bool:
         """Start one in the place of one that ended before its run did; whether there is need to."""
         if self.popen.returncode == BEREFT and not self._asked:
-            self._resume = self._run
-            self.popen = self._start(again=False)
+            is_saved = bool(checkpoint.good_checkpoints(self._run))
+            self.popen = self._start(self._run if is_saved else None, "anew")
         elif self.popen.returncode < 0 and has_begun and not self._asked:
-            self.popen = self._start(again=True)
+            self.popen = self._start(None, "again")
         else:
             return False
         return True
@@ -232,7 +246,10 @@ class _Host:
     def interrupt(self, *_: object) -> None:
         """Ask it to end, more urgently each time."""
         self._asked = True
-        self.popen.send_signal(next(self._signals, signal.SIGKILL))
+        if (number := next(self._signals, None)) is None:
+            self.popen.kill()
+        else:
+            self.popen.send_signal(number)
 
     def close(self) -> None:
         """Leave no process behind."""

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
+from coterie import code
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
+from coterie.engines.bell import ASKED, empty, wakeups
 from coterie.engines.processes import (
     BEREFT,
     DONE,
     FAILED,
     INTERRUPTED,
+    KEY_FILES,
     MAX_RESTARTS,
     REFUSED,
     LocalAgents,
@@ -35,26 +35,33 @@ from coterie.engines.processes import (
 )
 from coterie.engines.writer import Writer
 from coterie.errors import CoterieError
-from coterie.machine import cores, die_with_parent, memory_available_bytes
+from coterie.machine import cores, memory_available_bytes
+from coterie.parent import die_with_parent
 from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
 from coterie.watch.events import audit, read
 from coterie.watch.patience import PatientLog
+from coterie.watch.said import trim
 from coterie.watch.words import Event
 
 TICK_S = 0.1
 BEAT_S = 2.0
 ASK_S = 1.0  # between two times that a stranger is asked who it is
-KEY_FILES = ("join.key", "coordinator.key")
 
 
 class Host:
     """Drives a coordinator with real sockets, clocks, processes and files."""
 
-    def __init__(self, run: Path, resume: Checkpoint | None, past: Sequence[Event] = ()) -> None:
+    def __init__(
+        self,
+        run: Path,
+        resume: Checkpoint | None,
+        past: Sequence[Event] = (),
+        by_itself: bool = False,
+    ) -> None:
         self.job = load_job(run / "job.yaml")
-        self._run, self._past = run, past
+        self._run, self._past = run, () if by_itself else past
         keys = _keys(run, anew=not past)
         self._server = ControlServer(_endpoint(past) or self.job.listen, keys)
         self._log = PatientLog(run / "events.jsonl")
@@ -64,9 +71,13 @@ class Host:
         num_agents = self.job.agents.num_known
         assert num_agents is not None
         goes_on = Resume(resume.files, resume.meta) if resume else None
-        self.coordinator = Coordinator(self.job, num_agents, goes_on, past)
-        host = self._server.endpoint.rpartition(":")[0]
-        self._hub = Server(run, self._server.endpoint, f"{host}:0", beside)
+        self.coordinator = Coordinator(self.job, num_agents, goes_on, self._past)
+        self.coordinator.run.by_itself = by_itself
+        found = code.texts(self.job)
+        self.coordinator.run.source = code.shipped(found) if self.job.agents.ship else found
+        self._goes_on = False  # as another process, that agents elsewhere come back to
+        listen = _next_to(self._server.endpoint, self.job.listen)
+        self._hub = Server(run, self._server.endpoint, listen, beside)
         self._asked_at_s: dict[bytes, float] = {}  # by identity: when it was asked who it is
         self._identities: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
@@ -80,7 +91,7 @@ class Host:
     def serve(self) -> int:
         """Run to the end; the exit code."""
         try:
-            with _wakeups(self._signalled) as bell:
+            with wakeups(self._signalled) as bell:
                 if self._past:
                     self._take_over()
                 else:
@@ -88,7 +99,7 @@ class Host:
                 self.coordinator.start(time.monotonic())
                 while not self.coordinator.run.done:
                     self._server.wait(TICK_S, bell)
-                    _empty(bell)
+                    empty(bell)
                     self._hear()
                     self._reap()
                     self.coordinator.tick(time.monotonic())
@@ -120,7 +131,7 @@ class Host:
             self._kill_at_s = float("inf")  # it was rehearsed already
 
     def _signalled(self, number: int) -> None:
-        if number == signal.SIGTERM:
+        if number == ASKED:
             self.coordinator.stop("interrupted")
             return
         self._close()  # asked to end at once: no state is saved any more
@@ -132,7 +143,7 @@ class Host:
         self._server.close()
         self._writer.close()
         self._log.close()
-        for name in KEY_FILES:
+        for name in () if self._goes_on else KEY_FILES:
             (self._run / name).unlink(missing_ok=True)
 
     def _hear(self) -> None:
@@ -172,6 +183,10 @@ class Host:
             reason = f"an agent {hello.name} is here already; choose another --name"
             self._server.send(identity, Stop(reason=reason, at_once=True))
             return
+        if self.coordinator.run.is_fenced(hello):
+            reason = "another server was started in the place of this one"
+            self._server.send(identity, Stop(reason=reason, at_once=True))
+            return
         self._identities[hello.name] = identity
         self._names = {i: n for n, i in self._identities.items()}
 
@@ -209,9 +224,10 @@ class Host:
             self._agents.kill(drill.kill)
 
     def _beat(self) -> None:
-        """Agents that hear nothing for long take the coordinator for dead."""
+        """Agents that hear nothing for long take the coordinator for dead; their logs are cut."""
         if time.monotonic() >= self._beat_at_s:
             self._beat_at_s = time.monotonic() + BEAT_S
+            trim(self._run)
             for identity in self._identities.values():
                 self._server.send(identity, Beat())
 
@@ -237,7 +253,10 @@ class Host:
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._names = {i: n for i, n in self._names.items() if n != name}
             self._identities.pop(name, None)
-            self._agents.kill(name)
+            if name == HUB:
+                self._hub.kill()
+            else:
+                self._agents.kill(name)
         c.evicted.clear()
         self._log.flush()
         c.log.clear()
@@ -246,6 +265,8 @@ class Host:
 
     def _tell_run(self) -> None:
         resumed = {}
+        if self.coordinator.run.by_itself:  # at worst it begins anew
+            resumed = {"resumed_from": "its start", "resumed_round": 0}
         if self._resume is not None:
             resumed = {
                 "resumed_from": f"step {self._resume.step}",
@@ -283,8 +304,10 @@ class Host:
         if not failure and c.stopping:
             code = INTERRUPTED
         saved = checkpoint.good_checkpoints(self._run)
-        if c.bereft and saved and not c.stopping and not self.job.agents.remote:
-            self._log.write("warning", text=f"{failure}; going on from {saved[0].name}")
+        if c.bereft and c.plan and not c.stopping:
+            origin = saved[0].name if saved else "its start"
+            self._log.write("warning", text=f"{failure}; going on from {origin}")
+            self._goes_on = True
             return BEREFT
         books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         self._log.write(
@@ -305,32 +328,6 @@ class Host:
         return code
 
 
-@contextmanager
-def _wakeups(stop: Callable[[int], None]) -> Iterator[socket.socket]:
-    """A socket that wakes a poll when a child ends; SIGTERM and SIGINT call `stop`."""
-    bell, ringer = socket.socketpair()
-    bell.setblocking(False)
-    ringer.setblocking(False)
-    previous = signal.set_wakeup_fd(ringer.fileno())
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: stop(number))
-    try:
-        yield bell
-    finally:
-        signal.set_wakeup_fd(previous)
-        bell.close()
-        ringer.close()
-
-
-def _empty(bell: socket.socket) -> None:
-    try:
-        while bell.recv(4096):
-            continue
-    except BlockingIOError:
-        return
-
-
 def _keys(run: Path, anew: bool) -> Keys:
     """The keys of the run: of the coordinator before, or fresh ones."""
     join, own = (run / name for name in KEY_FILES)
@@ -342,20 +339,35 @@ def _keys(run: Path, anew: bool) -> Keys:
     return keys
 
 
+def _next_to(endpoint: str, asked: str) -> str:
+    """Where the star road's server listens: at the next port, where a job names its own.
+
+    >>> _next_to("192.0.2.7:7000", asked="192.0.2.7:7000"), _next_to("h:4123", asked="h:0")
+    ('192.0.2.7:7001', 'h:0')
+    """
+    host, _, port = endpoint.rpartition(":")
+    return f"{host}:{0 if asked.endswith(':0') else (int(port) + 1) % (1 << 16)}"
+
+
 def _endpoint(past: Sequence[Event]) -> str:
     """Where the coordinator before listened."""
     told = [event["endpoint"] for event in past if event["kind"] == "run"]
     return str(told[-1]) if told else ""
 
 
-def main(run: str, resume: str = "", again: str = "") -> int:
-    """The coordinating process of one run; `again` if another one died in it."""
-    die_with_parent(signal.SIGTERM)  # and save the state first
+def main(run: str, resume: str = "", how: str = "") -> int:
+    """The coordinating process of one run.
+
+    `again` if another one died in it, `anew` if it goes on by itself after all who held the model
+    were lost: from its checkpoint or its start, with the keys and the address that agents know.
+    """
+    die_with_parent(ASKED)  # and save the state first
     host = None
     try:
         origin, passed_over = checkpoint.choose(Path(resume)) if resume else (None, "")
         start = checkpoint.load(origin) if origin else None
-        host = Host(Path(run), start, read(Path(run) / "events.jsonl") if again else ())
+        past = read(Path(run) / "events.jsonl") if how else ()
+        host = Host(Path(run), start, past, by_itself=how == "anew")
         host.passed_over = passed_over
         return host.serve()
     except CoterieError as error:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coterie.cluster import Cluster, Load
+from coterie.cluster import Cluster
 from coterie.config import Job, dump_job, parse_job
+from coterie.coordinator.allot import Wish, allot
+from coterie.coordinator.allotment import Allotment
 from coterie.coordinator.forecast import Forecast, Question, forecast
 from coterie.coordinator.model import fit_device
+from coterie.coordinator.run import Checkpoint
 from coterie.engines.launch import free_folder
 from coterie.engines.processes import DONE, FAILED
+from coterie.engines.writer import Writer
 from coterie.errors import JobError
+from coterie.inventory import Claimant, Load
 from coterie.machine import cores, memory_available_bytes
 from coterie.sync.reading import parse
 from coterie.transport.messages import HUB, Probe
@@ -29,8 +34,7 @@ if TYPE_CHECKING:
 
 MEASURE_S = 0.6  # at each of two batch sizes
 BYTES_OF_AGENT = 32  # for each parameter: weights, gradient, optimizer, anchors, what travels
-NEVER_S = 1e9  # between two checkpoints of a simulated run
-
+NEVER_S = 1e9  # between two checkpoints of a simulated run: what they cost there is not known
 MOST_SHOWN = 24  # machines of which each is told of on the screen
 OF_EACH = ("agent", "link", "measured", "pause", "work", "pace")  # events of single machines
 
@@ -50,8 +54,28 @@ def plan(job: Job, cluster: Cluster, load: Load | None = None) -> Forecast:
 
     Nothing is built where the cluster file knows the job's parameters and samples.
     """
-    job = on_all(job, cluster)
-    known = cluster.task
+    wish = _wish(on_all(job, cluster), cluster, load)
+    return forecast(cluster, wish.world_of, wish.question)
+
+
+def plan_several(
+    jobs: Sequence[Job], cluster: Cluster, loads: Sequence[Load | None] = ()
+) -> Allotment:
+    """Which machines of the cluster each job would be given, what it would do there, what else."""
+    names = [job.name for job in jobs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise JobError(
+            f"expected jobs of different names, found {twice} twice; name each job once, or "
+            "rename one of them in its file"
+        )
+    _check_names(cluster)
+    paired = zip(jobs, loads or [None] * len(jobs), strict=True)
+    return allot(cluster, [_wish(job, cluster, load) for job, load in paired])
+
+
+def _wish(job: Job, cluster: Cluster, load: Load | None) -> Wish:
+    """What a job asks of clusters; nothing is built where its file knows enough of the job."""
+    known = cluster.about(job.name).task
     if known.parameters is not None and known.samples is not None:
         layout, num_train = Layout(("all",), ((int(known.parameters),),)), known.samples
     else:
@@ -59,10 +83,11 @@ def plan(job: Job, cluster: Cluster, load: Load | None = None) -> Forecast:
         layout, num_train = learner.layout, learner.task.num_train
     asked = None if job.strategy == "auto" else parse(job.strategy)
 
-    def make_world(other: Cluster) -> World:
-        return other.world(job.batch, num_train, layout.size, load)
+    def world_of(other: Cluster, on: Sequence[str] | None = None) -> World:
+        return other.about(job.name).world(job.batch, num_train, layout.size, load, on)
 
-    return forecast(cluster, make_world, Question(layout, job.until, asked))
+    claim = cluster.tasks.get(job.name, Claimant())
+    return Wish(job.name, claim.priority, Question(layout, job.until, asked), world_of)
 
 
 def measure(job: Job) -> Load:
@@ -93,7 +118,7 @@ def simulate(
     """Run the job on the cluster in virtual time, in a folder of its own; exit code and figures."""
     from coterie.engines.described import Described
 
-    job = on_all(job, cluster)
+    job, cluster = on_all(job, cluster), cluster.about(job.name)
     learner = built(job)
     _check_memory(cluster.num_machines, learner.layout.size)
     world = cluster.world(job.batch, learner.task.num_train, learner.layout.size)
@@ -101,11 +126,12 @@ def simulate(
     many = cluster.num_machines > MOST_SHOWN
     with closing(_Record(job, runs, show, OF_EACH if many else ())) as record, _in_turns():
         record.note(0.0, {"kind": "run", **_told(job, record.folder, world)})
-        run = Described(job, learner.setup, (cluster, world), faults, record.note)
+        run = Described(job, learner.setup, (cluster, world), faults, record.hear)
         if mishaps.failures:
             run.let_fail(mishaps.failures)
         outcome = run.run(limit_s=float("inf"))
-        figures = {**outcome.summary, **_achieved(outcome.events), **record.books()}
+        saved = record.keep(outcome.seconds, outcome.checkpoints)
+        figures = {**outcome.summary, **_achieved(outcome.events), **record.books(), **saved}
         failure, reached = run.coordinator.run.failure, run.coordinator.run.reached()
         record.note(outcome.seconds, {"kind": "summary", **figures})
         ended = {"kind": "stopped", "reason": failure or reached, "ok": not failure}
@@ -122,10 +148,29 @@ class _Record:
         self._log = EventLog(self.folder / "events.jsonl", clock=lambda: self._now_s)
         (self.folder / "job.yaml").write_text(dump_job(job))
 
+    def hear(self, now_s: float, event: Mapping[str, Any]) -> None:
+        """What the run tells; its last checkpoint is told of when it is kept."""
+        if event["kind"] != "checkpoint":
+            self.note(now_s, event)
+
+    def keep(self, now_s: float, points: Sequence[Checkpoint]) -> dict[str, Any]:
+        """Write the last checkpoint, of many machines with the states of the first; where it is."""
+        if not points:
+            return {"checkpoint": None}
+        states = sorted(name for name in points[-1].files if name.startswith("state/"))
+        unkept = states[MOST_SHOWN:]  # who is not in it goes on with another's
+        files = {name: data for name, data in points[-1].files.items() if name not in unkept}
+        writer = Writer(self.folder, keep=1)
+        writer.add(replace(points[-1], files=files))
+        (done,) = writer.close()
+        if done.error:
+            self.note(now_s, {"kind": "warning", "text": done.error})
+            return {"checkpoint": None}
+        self.note(now_s, {"kind": "checkpoint", **done.event(), "seconds": 0.0})
+        return {"checkpoint": str(done.path)}
+
     def note(self, now_s: float, event: Mapping[str, Any]) -> None:
         """Write an event down, and show it."""
-        if event["kind"] == "checkpoint":
-            return  # of which nothing is kept
         self._now_s = now_s
         fields = {key: value for key, value in event.items() if key not in ("seq", "time_s")}
         told = self._log.write(**fields)
@@ -159,12 +204,16 @@ def _in_turns() -> Iterator[None]:
 
 def on_all(job: Job, cluster: Cluster) -> Job:
     """The job with every machine of the cluster as its agent, and none of what is of here alone."""
-    if HUB in (machine.name for machine in cluster.machines):
-        raise JobError(f"expected machines not called {HUB}, as servers are, found one; rename it")
+    _check_names(cluster)
     data = job.model_dump(by_alias=True, mode="json")
     timeout_s = job.agents.join_timeout_s
     data["agents"] = {"local": cluster.num_machines, "join_timeout_s": timeout_s}
     return parse_job({**data, "baselines": [], "drill": None, "checkpoint_every_s": NEVER_S})
+
+
+def _check_names(cluster: Cluster) -> None:
+    if HUB in (machine.name for machine in cluster.machines):
+        raise JobError(f"expected machines not called {HUB}, as servers are, found one; rename it")
 
 
 def built(job: Job) -> Learner:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,8 @@ import psutil
 
 from coterie.config import Job
 from coterie.engines.throttle import DutyCycle, Throttle, choose
-from coterie.machine import cores, is_alive
+from coterie.machine import cores
+from coterie.parent import is_alive
 from coterie.transport.messages import HUB
 
 MAX_RESTARTS = 3  # in a row, each of a process that died young
@@ -27,7 +27,8 @@ THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the re
 # torch asks for the name of each address that it connects to; a slow answer would hold up a term.
 QUICK_NAMES = {"RES_OPTIONS": "timeout:1 attempts:1"}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-BEREFT = 3  # of a coordinator whose run goes on from a checkpoint alone
+BEREFT = 3  # of a coordinator whose run goes on from a checkpoint alone, or from its start
+KEY_FILES = ("join.key", "coordinator.key")
 UNSEEN = 256  # no process ends with it: of one that nobody could wait for
 NOBODY = 0  # a number that no process has
 WAIT_S = 0.01
@@ -65,8 +66,8 @@ class Adopted:
     def kill(self) -> None:
         """Kill -9."""
         if is_alive(self.pid):
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(self.pid).kill()
 
     def wait(self) -> None:
         """Until it is gone."""
@@ -156,12 +157,13 @@ class LocalAgents:
         return 1 if throttled else max(1, int(cores()) // int(self.job.agents.local))
 
     def _spawn(self, name: str, throttle: Throttle | None) -> subprocess.Popen[bytes]:
-        words = ["join", self.endpoint, "--name", name, "--duty", str(_duty(throttle).fraction)]
+        beside = f"{self.beside}@{_duty(throttle).fraction}"
+        words = ["join", self.endpoint, "--name", name, "--beside", beside]
         return self._begin(name, words, subprocess.DEVNULL)
 
     def _begin(self, log_name: str, words: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "coterie.cli", *words]
-        command += ["--key", str(self.run / "join.key"), "--beside", str(self.beside)]
+        command += ["--key", str(self.run / "join.key")]
         command += ["--root", self.job.root, "--threads", str(self._num_threads())]
         with (self.run / f"{log_name}.log").open("ab") as log:
             env = {**os.environ, **QUICK_NAMES}
@@ -172,10 +174,11 @@ class LocalAgents:
         self.spares = [spare for spare in self.spares if spare.poll() is None]
         for _ in range(self.job.agents.spares - len(self.spares)):
             words = ["stand-by", str(self.run / "job.yaml"), self.endpoint]
+            words += ["--beside", str(self.beside)]
             spare = self._begin("spare", words, subprocess.PIPE)
             if may_hurry():
-                with suppress(OSError):
-                    os.setpriority(os.PRIO_PROCESS, spare.pid, LAST)
+                with suppress(psutil.Error):
+                    psutil.Process(spare.pid).nice(LAST)
             self.spares.append(spare)
 
     def settle(self, name: str) -> None:
@@ -212,9 +215,8 @@ class LocalAgents:
                 spare.stdin.close()
             except OSError:  # it is gone itself
                 continue
-            with suppress(OSError):  # from here on it has the name, as fast as it may be
-                own = os.getpriority(os.PRIO_PROCESS, 0)
-                os.setpriority(os.PRIO_PROCESS, spare.pid, own)
+            with suppress(psutil.Error):  # from here on it has the name, as fast as it may be
+                psutil.Process(spare.pid).nice(psutil.Process().nice())
             return spare
         return None
 
@@ -274,6 +276,11 @@ class Server:
         if code is not None:
             self.popen = None
         return code
+
+    def kill(self) -> None:
+        """Kill -9: it ends one that is stopped as well."""
+        if self.popen is not None:
+            self.popen.kill()
 
     def close(self) -> None:
         """Leave no process behind."""

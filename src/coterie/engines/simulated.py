@@ -65,6 +65,7 @@ class Simulation(VirtualTime):
         self._left: dict[str, Worker] = {}
         self._terms: dict[str, say.Term] = {}
         self._hellos: dict[str, say.Hello] = {}
+        self._cores = {device.name: 1.0 for device in world.devices}
         self._num_started = 0
         if self.coordinator.run.by_star:
             self._after(0.0, lambda: self._start(say.HUB))
@@ -113,7 +114,9 @@ class Simulation(VirtualTime):
 
     def _change(self, fault: Fault) -> None:
         """The world is another one from now on; what is under way ends as it was begun."""
-        if fault.kind == "slow":
+        if fault.kind == "quota":
+            self._cores[fault.member] /= fault.factor
+        if fault.kind in ("slow", "quota"):
             self._world = self._world.with_device(
                 slowed(self._world.device(fault.member), fault.factor)
             )
@@ -186,7 +189,8 @@ class Simulation(VirtualTime):
             agent.main = Strand(Hub(self._hellos[name]).live())
             self._resume(name, agent.main, None)
             return
-        worker = Worker(name, Learner(self._setup), hello=self._hellos[name])
+        learner, hello = Learner(self._setup), self._hellos[name]
+        worker = Worker(name, learner, hello=hello, granted=lambda: self._cores[name])
         try:
             if files:
                 worker.resume(files)

@@ -20,13 +20,12 @@ from coterie.agents.learner import Setup
 from coterie.config import Job, parse_job
 from coterie.engines.launch import Result, Show, alone, launch
 from coterie.errors import JobError
-from coterie.tasks.multitask import MultiTask, proven
-from coterie.tasks.supervised import Supervised
-from coterie.tasks.weighing import Balance
+from coterie.tasks.base import NamedTask
+from coterie.tasks.kinds import checked
+from coterie.tasks.weighing import Conflict, Weighing
 from coterie.watch.progress import choose_screen
 
 MakeOptimizer = Callable[..., Optimizer]
-Trainable = Supervised | MultiTask
 MakeScheduler = Callable[..., LRScheduler]
 
 
@@ -47,7 +46,7 @@ class Options(TypedDict, total=False):
 
 
 def train(
-    task: Trainable | Sequence[Trainable],
+    task: NamedTask | Sequence[NamedTask],
     optimizer: MakeOptimizer,
     batch: int,
     until: Mapping[str, float],
@@ -62,6 +61,7 @@ def train(
     CoterieError for bad input.
 
     >>> import tempfile, torch
+    >>> from coterie.tasks import Supervised
     >>> pairs = torch.utils.data.TensorDataset(torch.eye(2), torch.tensor([0, 1]))
     >>> task = Supervised("eye", lambda: nn.Linear(2, 2), pairs, pairs)
     >>> with tempfile.TemporaryDirectory() as runs:
@@ -87,7 +87,7 @@ def train(
 
 def _start(
     job: Job,
-    task: Trainable,
+    task: NamedTask,
     optimizer: MakeOptimizer,
     options: Options,
     where: tuple[Path, Path | None, Show],
@@ -96,7 +96,7 @@ def _start(
     if many:
         return launch(job, *where)
     setup = Setup(
-        task=proven(task),
+        task=checked(task),
         optimizer=optimizer,
         scheduler=options.get("scheduler"),
         scheduler_every=options.get("scheduler_every", "epoch"),
@@ -111,17 +111,15 @@ def _is_many(job: Job) -> bool:
     return job.agents.num_known != 1 or job.agents.remote > 0
 
 
-def _only(task: Trainable | Sequence[Trainable]) -> Trainable:
-    tasks = [task] if isinstance(task, Trainable) else list(task)
+def _only(task: NamedTask | Sequence[NamedTask]) -> NamedTask:
+    tasks = list(task) if isinstance(task, Sequence) else [task]
     if len(tasks) != 1:
-        raise JobError(
-            f"expected one task, found {len(tasks)}; give one Supervised, or a MultiTask of several"
-        )
+        raise JobError(f"expected one task, found {len(tasks)}; give one, or a MultiTask of them")
     return tasks[0]
 
 
 def _job(
-    task: Trainable,
+    task: NamedTask,
     optimizer: MakeOptimizer,
     batch: int,
     until: Mapping[str, float],
@@ -160,37 +158,34 @@ def _job(
 _HERE = "this.process:"
 
 
-def _spec(task: Trainable) -> dict[str, Any]:
-    """What is learned, as a job file would say it."""
-    if isinstance(task, MultiTask):
-        return {
-            "trunk": _reference(task.trunk),
-            "tasks": {each.name: _spec(each) for each in task.given},
-            "balance": _balance(task.balance),
-        }
-    given = task.given
-    spec: dict[str, Any] = {
-        "metrics": {name: _reference(metric) for name, metric in given["metrics"].items()}
-    }
-    for key in ("model", "train", "test", "loss", "collate", "predict"):
-        if given[key] is not None:
-            spec[key] = _reference(given[key])
-    return spec
+def _spec(task: NamedTask) -> dict[str, Any]:
+    """The task section of a job file that says the same task."""
+    given = {key: _said(value) for key, value in task.given.items() if value is not None}
+    return {"kind": task.kind, **given}
 
 
-def _balance(balance: Balance) -> dict[str, Any]:
-    """A frozen value as the call that makes it anew."""
-    kind = type(balance)
-    return {"call": f"{kind.__module__}:{kind.__qualname__}", "with": asdict(balance)}
+def _said(value: Any) -> Any:
+    """How a job file says what a task was given: by name, unless it is plain or a task itself."""
+    match value:
+        case dict() if all(isinstance(key, str) for key in value):  # no data set
+            return {name: _said(each) for name, each in value.items()}
+        case int() | float() | str():
+            return value
+        case NamedTask():
+            return _spec(value)
+        case Weighing() | Conflict():  # a frozen value is the call that makes it anew
+            return _reference(functools.partial(type(value), **asdict(value)))
+    return _reference(value)
 
 
-def _calls(spec: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, str]]:
+def _calls(said: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, str]]:
     """Every reference in a part of a job, with the key it stands under."""
-    if "call" in spec:
-        yield where, spec["call"]
+    if isinstance(said.get("call"), str):
+        yield where, said["call"]
         return
-    for key, part in spec.items():
-        yield from _calls(part, key)
+    for key, part in said.items():
+        if isinstance(part, Mapping):
+            yield from _calls(part, key)
 
 
 def _reference(target: Any) -> dict[str, Any]:

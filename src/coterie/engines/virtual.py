@@ -17,6 +17,7 @@ from coterie.world import Device
 CONTROL_S = 0.001  # of a control message
 DETECT_S = 0.01  # until the engine's word of a death arrives
 BEAT_S = 0.25
+START_S = 0.5  # of a server in the place of another
 ASK_S = 1.0  # between two times that a stranger is asked who it is
 
 
@@ -27,15 +28,16 @@ class Fault:
     One is killed, and started again later. One is stopped: it neither acts nor speaks until it
     continues. One is cut off: it computes, and what it tells and is told, and its meetings, come
     through later. One is stuck: it hears and beats, but whatever it computes does not end before it
-    gets on. One is slowed: all that it computes takes `factor` times as long. The link between two
-    is narrowed: what goes over it takes `factor` times as long; between one and all others, where
-    no peer is named. Or the coordinator is killed, and one that remembers takes its place.
+    gets on. One is slowed: all that it computes takes `factor` times as long; by its quota, where
+    its machine says that it grants so much less. The link between two is narrowed: what goes over
+    it takes `factor` times as long; between one and all others, where no peer is named. Or the
+    coordinator is killed, and one that remembers takes its place.
     """
 
     member: str  # of no account where the coordinator is killed
     at_s: float
     back_after_s: float | None = None
-    kind: Literal["kill", "stop", "cut", "stuck", "slow", "narrow", "coordinator"] = "kill"
+    kind: Literal["kill", "stop", "cut", "stuck", "slow", "quota", "narrow", "coordinator"] = "kill"
     factor: float = 1.0
     peer: str = ""
 
@@ -60,8 +62,9 @@ class VirtualHost:
         self,
         make: Callable[[Sequence[dict[str, Any]]], Coordinator],
         send: Callable[[str, say.Wire], None],
+        end: Callable[[str], None],
     ) -> None:
-        self._make, self._send = make, send
+        self._make, self._send, self._end = make, send, end
         self.coordinator = make(())
         self.is_up = True
         self.life = 1  # of the coordinators: what one of them said last dies with it
@@ -107,6 +110,7 @@ class VirtualHost:
         self.checkpoints += c.checkpoints
         for name in c.evicted:  # should it be heard again, it is asked who it is
             self._pids.pop(name, None)
+            self._end(name)
         for laid_out in (c.log, c.outbox, c.checkpoints, c.evicted):
             laid_out.clear()
 
@@ -142,7 +146,7 @@ class VirtualTime(ABC):
     beat_s = BEAT_S
 
     def __init__(self, make: Callable[[Sequence[dict[str, Any]]], Coordinator]) -> None:
-        self._host = VirtualHost(make, self._send)
+        self._host = VirtualHost(make, self._send, self._give_up)
         self._agents: dict[str, Agent] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._num_scheduled = 0
@@ -227,7 +231,7 @@ class VirtualTime(ABC):
         elif fault.kind == "coordinator":
             if self._host.die() and fault.back_after_s is not None:
                 self._after(fault.back_after_s, self._replace_coordinator)
-        elif fault.kind in ("slow", "narrow"):
+        elif fault.kind in ("slow", "quota", "narrow"):
             self._change(fault)
             if fault.back_after_s is not None:
                 undone = replace(fault, factor=1 / fault.factor)
@@ -249,6 +253,11 @@ class VirtualTime(ABC):
         self._after(DETECT_S, lambda: self._host.lost(fault.member, self._now_s))
         if fault.back_after_s is not None:
             self._after(fault.back_after_s, lambda: self._start(fault.member))
+
+    def _give_up(self, name: str) -> None:
+        """A server that is given up is ended, and another one started."""
+        if name == say.HUB:
+            self._kill(Fault(name, self._now_s, START_S))
 
     def _replace_coordinator(self) -> None:
         self._host.come_back(self._now_s)

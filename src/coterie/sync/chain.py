@@ -17,7 +17,7 @@ import coterie.sync.meetings as meetings
 from coterie.sync.codecs import Codec, ErrorFeedback, Pack, Sketch
 from coterie.sync.exchanges import Exchange
 from coterie.sync.maps import Prox
-from coterie.sync.pieces import Every, Memory, Piece, fold
+from coterie.sync.pieces import Every, Memory, Piece, Prior, fold, norm_before
 from coterie.sync.privacy import Noise
 from coterie.sync.room import Agreed, Payload, Room
 from coterie.sync.talk import Talk
@@ -148,6 +148,10 @@ class Strategy:
         before = self.pieces[: self._meeting]
         known = getattr(self.exchange, "weighted", True) != "score"  # weights, before the pass
         return ring and known and not before and self.exchange.agrees
+
+    def waiting_for(self, num: int) -> Strategy:
+        """The sentence with this quorum, if it has one."""
+        return chain(*(p.waiting_for(num) if isinstance(p, Exchange) else p for p in self.pieces))
 
     @property
     def _bare(self) -> Pack | None:
@@ -323,17 +327,21 @@ class Strategy:
     def keeps(self) -> float:
         """Prior of the progress per sample kept against plain synchronous steps, in (0, 1].
 
-        The product over pieces, with one adjustment: what a walk loses, an outer optimizer may
-        win back in part (half of it for DiLoCo's Nesterov after more than 64 steps).
+        Of three members of equal share; of others see `prior`.
 
         >>> from coterie.sync.recipes import diloco, local_sgd
         >>> local_sgd(128).keeps() < diloco(128).keeps() < 1
         True
         """
-        walk = math.prod(piece.keeps() for piece in self.pieces if isinstance(piece, Every))
-        rest = math.prod(piece.keeps() for piece in self.pieces if not isinstance(piece, Every))
+        return self.prior.kept()
+
+    @property
+    def prior(self) -> Prior:
+        """The product over pieces; what a walk loses, an outer optimizer wins back in part."""
         regained = max(piece.regains(self.every) for piece in self.pieces)
-        return rest * (walk + (1 - walk) * regained)
+        rest = math.prod(piece.keeps() for piece in self.pieces if not isinstance(piece, Every))
+        loss, lands = (self.walk.loss, self.walk.lands()) if self.walk else (0.0, 1.0)
+        return Prior(loss, regained, rest * lands)
 
     # -- memories ---------------------------------------------------------------------------------
 
@@ -381,16 +389,3 @@ def chain(*pieces: Piece) -> Strategy:
     chain(Every(8), Reduce(), Outer(0.7, 0.9, nesterov=True))
     """
     return Strategy(pieces)
-
-
-def norm_before(pieces: Sequence[Piece]) -> float | None:
-    """The largest L2 norm that can come out of these pieces; None where it is unknown.
-
-    >>> from coterie.sync.pieces import Clip
-    >>> norm_before([Every(8), Clip(2.0)]), norm_before([Every(8)])
-    (2.0, None)
-    """
-    norm: float | None = None
-    for piece in pieces:
-        norm = piece.bound(norm)
-    return norm

@@ -9,7 +9,7 @@ import abc
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from coterie.errors import JobError, StrategyError, TrainingError
@@ -99,6 +99,10 @@ class Exchange(Piece):
         """The layout of what is laid on the table."""
         return layout
 
+    def waiting_for(self, num: int) -> Exchange:
+        """The same with another quorum, if it has one."""
+        return self
+
     def least(self) -> int:
         """Fewest members it makes sense with."""
         return 1
@@ -159,6 +163,14 @@ class Reduce(Exchange):
     def divides(self) -> bool:  # type: ignore[override]
         """Whether each value depends on its own column alone."""
         return self.law.coordinatewise
+
+    def waiting_for(self, num: int) -> Reduce:
+        """The same with another quorum.
+
+        >>> Reduce(road="star", quorum=3).waiting_for(2), Reduce().waiting_for(2)
+        (Reduce(road='star', quorum=2), Reduce())
+        """
+        return replace(self, quorum=num) if self.quorum else self
 
     def least(self) -> int:
         """As many as the law needs, and at least the quorum."""

@@ -120,6 +120,30 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+@dataclass(frozen=True)
+class Prior:
+    """What progress per sample a sentence is believed to keep against plain synchronous steps.
+
+    kept = rest · (w + (1 − w) · regained)        w = 1 / (1 + loss · ln n / ln 3)
+
+    Walks are short of one another's gradients: of one member alone none is missing, and whoever
+    learns most of a batch misses little. So n counts members by their parts of it, 1 / Σ pᵢ².
+
+    >>> walk = Prior(loss=0.25, regained=0.0, rest=1.0)
+    >>> walk.kept(1.0), walk.kept(3.0)
+    (1.0, 0.8)
+    """
+
+    loss: float  # by walking, of three members of equal share
+    regained: float  # of it, by an outer optimizer
+    rest: float  # kept by all that is no walk
+
+    def kept(self, num_members: float = 3.0) -> float:
+        """In (0, 1]."""
+        walk = 1 / (1 + self.loss * max(0.0, math.log(num_members, 3)))
+        return self.rest * (walk + (1 - walk) * self.regained)
+
+
 @dataclass(frozen=True, repr=False)
 class Every(Piece):
     """Walk `num_steps` optimizer steps alone, then meet with `anchor − here` as the delta.
@@ -174,17 +198,28 @@ class Every(Piece):
         return delta_N, memory
 
     def keeps(self) -> float:
-        """1 / (1 + 0.15 + 0.02·log2 h + 0.05·log2 (h/32) if h > 32 + 0.6·overlap/h): a prior.
+        """1 / (1 + loss) / (1 + 0.6·overlap/h), of three members: a prior.
+
+        What lands late lands on other weights: no outer optimizer wins that back.
+        """
+        return self.lands() / (1 + self.loss)
+
+    @property
+    def loss(self) -> float:
+        """0.15 + 0.02·log2 h + 0.05·log2 (h/32) if h > 32: what walking costs three members.
 
         Read from steps to a held-out loss (docs/deciding.md): walks of 2 to 32 steps took 1.15 to
-        1.25 times those of gradients, hardly more the longer they were. Beyond, reported losses
+        1.3 times those of gradients, hardly more the longer they were. Beyond, reported losses
         rise with log h, +2.8 % at 25 and +9.4 % at 500 (ft-diloco, 51 M parameters), and a higher
-        loss costs several times as much in samples. What lands late lands on other weights.
+        loss costs several times as much in samples.
         """
         doublings = math.log2(self.num_steps)
         long = LOSS_OF_LONG * max(0.0, doublings - FLAT_DOUBLINGS)
-        late = LOSS_OF_OVERLAP * self.overlap / self.num_steps
-        return 1 / (1 + LOSS_OF_WALKING + LOSS_PER_DOUBLING * doublings + long + late)
+        return LOSS_OF_WALKING + LOSS_PER_DOUBLING * doublings + long
+
+    def lands(self) -> float:
+        """What is kept where a meeting's outcome lands so many steps later."""
+        return 1 / (1 + LOSS_OF_OVERLAP * self.overlap / self.num_steps)
 
 
 @dataclass(frozen=True, repr=False)
@@ -274,3 +309,15 @@ class Only(Piece):
     def narrow(self, layout: Layout) -> Layout:
         """The part of the layout that is shared."""
         return layout.select(self.pattern)
+
+
+def norm_before(pieces: Sequence[Piece]) -> float | None:
+    """The largest L2 norm that can come out of these pieces; None where it is unknown.
+
+    >>> norm_before([Every(8), Clip(2.0)]), norm_before([Every(8)])
+    (2.0, None)
+    """
+    norm: float | None = None
+    for piece in pieces:
+        norm = piece.bound(norm)
+    return norm

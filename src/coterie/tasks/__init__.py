@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from coterie.tasks.base import IndexedTask, Task
-from coterie.tasks.multitask import MultiTask, proven
-from coterie.tasks.specs import from_spec
-from coterie.tasks.supervised import Supervised, checked
+from coterie.tasks.autoencoder import Autoencoder
+from coterie.tasks.base import IndexedTask, NamedTask, StagedTask, Task
+from coterie.tasks.clusters import Clusters
+from coterie.tasks.contrastive import Contrastive
+from coterie.tasks.kinds import checked, from_spec
+from coterie.tasks.multitask import MultiTask
+from coterie.tasks.supervised import Supervised
 from coterie.tasks.tables import MISSING, Table
 from coterie.tasks.weighing import Conflict
 
 __all__ = [
     "MISSING",
+    "Autoencoder",
+    "Clusters",
     "Conflict",
+    "Contrastive",
     "IndexedTask",
     "MultiTask",
+    "NamedTask",
+    "StagedTask",
     "Supervised",
     "Table",
     "Task",
     "checked",
     "from_spec",
-    "proven",
 ]

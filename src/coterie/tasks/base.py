@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import JobError
 from coterie.types import Batch
 
 
@@ -58,19 +56,28 @@ class IndexedTask(Task, Protocol):
         """The training samples at `indices`, collated in that order."""
 
 
-def fresh(whose: str, model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    """A module made anew, or a deep copy of the one given; JobError for what is none.
+@runtime_checkable
+class NamedTask(IndexedTask, Protocol):
+    """A task that a job file can name, so that other processes build it anew."""
 
-    >>> fresh("the model of eye", lambda: 3)
-    Traceback (most recent call last):
-    coterie.errors.JobError: expected the model of eye to be a torch.nn.Module, found int; ...
+    kind: ClassVar[str]  # as the job file's `task.kind` says it
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The arguments of that kind, as they were given; None for what was not."""
+
+
+@runtime_checkable
+class StagedTask(IndexedTask, Protocol):
+    """A task whose batches are (inputs, targets), and whose loss is of outputs and targets.
+
+    That is all that a pipeline asks: its first member has the inputs, its last one the targets.
     """
-    if isinstance(model, nn.Module):
-        return copy.deepcopy(model)
-    made: object = model()
-    if isinstance(made, nn.Module):
-        return made
-    raise JobError(
-        f"expected {whose} to be a torch.nn.Module, found {type(made).__name__}; "
-        "return one from its factory"
-    )
+
+    @property
+    def criterion(self) -> Callable[[Any, Any], Tensor]:
+        """The mean loss of outputs and targets."""
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether stages, on one part of a batch after another, would learn just the same."""

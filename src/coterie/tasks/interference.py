@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from coterie.tasks.multitask import MultiTask
 from coterie.tasks.network import Network
-from coterie.tasks.supervised import device_of, evaluating, to_device
+from coterie.tasks.samples import device_of, evaluating, to_device
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def interference(
     assert isinstance(model, Network)
     trunk = [p for p in model.trunk.parameters() if p.requires_grad]
     cosines, gains = [], []
-    with evaluating(model):
+    with evaluating(model), torch.enable_grad():
         for _ in range(num_batches):
             batch = task.sample(model, rng, size)
             groups = to_device(batch.data, device_of(model))

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from coterie.config import TEST_LOSS
 from coterie.errors import JobError, NotFinite
-from coterie.tasks.base import fresh
+from coterie.specs import TEST_LOSS
 from coterie.tasks.network import Network
-from coterie.tasks.supervised import Supervised, checked, device_of, predict_pairs, to_device
+from coterie.tasks.samples import Model, built, device_of, to_device
+from coterie.tasks.supervised import Supervised, predict_pairs
 from coterie.tasks.tables import Column, Table
 from coterie.tasks.weighing import LEAST, Balance, Conflict, Moment, balance_of
 from coterie.types import Batch
@@ -70,17 +70,18 @@ class MultiTask:
     (3, torch.Size([]))
     """
 
+    kind: ClassVar[str] = "multi"
     name: str
-    trunk: nn.Module | Callable[[], nn.Module]
+    trunk: Model
     tasks: Mapping[str, Supervised]
     balance: Balance
     sources: tuple[Source, ...]
-    given: tuple[Supervised, ...]  # as they were given: what another process can rebuild
+    given: Mapping[str, Any]  # the arguments as they were given: what another process can rebuild
 
     def __init__(
         self,
         name: str,
-        trunk: nn.Module | Callable[[], nn.Module],
+        trunk: Model,
         tasks: Sequence[Supervised],
         balance: str | Mapping[str, float] | Balance = "equal",
     ) -> None:
@@ -93,7 +94,13 @@ class MultiTask:
             "tasks": own,
             "balance": balance_of(balance),
             "sources": tuple(_sources(own)),
-            "given": tuple(tasks),
+            "given": {
+                "trunk": trunk,
+                "tasks": {task.name: task for task in tasks},
+                "train": None,  # each task has its own by now
+                "test": None,
+                "balance": dict(balance) if isinstance(balance, Mapping) else balance,
+            },
         }
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
@@ -107,7 +114,7 @@ class MultiTask:
 
     def build(self) -> nn.Module:
         """A fresh model: the trunk, then the heads in the order of tasks."""
-        trunk = fresh(f"the trunk of {self.name}", self.trunk)
+        trunk = built(f"trunk of {self.name}", self.trunk)
         heads = {name: task.build() for name, task in self.tasks.items()}
         if isinstance(self.balance, Conflict):
             return Network(trunk, heads, {})
@@ -118,7 +125,7 @@ class MultiTask:
         task = self.tasks[name]
 
         def model() -> nn.Module:
-            return nn.Sequential(fresh(f"the trunk of {self.name}", self.trunk), task.build())
+            return nn.Sequential(built(f"trunk of {self.name}", self.trunk), task.build())
 
         return _with(task, model=model)
 
@@ -175,7 +182,7 @@ class MultiTask:
                 if not num:
                     continue
                 told = encoded if which is None else _rows(encoded, which)
-                loss = task.judge(model.heads[name](told), targets)
+                loss = task.judge(model.heads[name](told), targets, device_of(model))
                 parts[name] = Part(loss, self.num_train / len(task.train) * num / size)
         _check_finite(parts)
         return parts
@@ -274,15 +281,6 @@ class _Agreed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *told: Tensor) -> tuple[Tensor | None, ...]:
         return (None, None, *(told[0] * slope for slope in ctx.slopes))
-
-
-def proven(task: Supervised | MultiTask) -> Supervised | MultiTask:
-    """The same task, once each of its tasks has computed a loss; JobError names one that cannot."""
-    if isinstance(task, Supervised):
-        return checked(task)
-    for name in task.tasks:
-        checked(task.alone(name))
-    return task
 
 
 def _check_names(whole: str, names: Sequence[str]) -> None:

@@ -5,42 +5,34 @@ Legend of shape suffixes: B samples of a batch, S samples of the whole test set.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypedDict, Unpack, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, TensorDataset, default_collate
+from torch.utils.data import default_collate
 
-from coterie.config import TEST_LOSS, Ref, TaskSpec
 from coterie.errors import JobError
-from coterie.tasks.base import fresh
-from coterie.tasks.references import instantiate, quoted, resolve
+from coterie.specs import TEST_LOSS
+from coterie.tasks.samples import (
+    Collate,
+    MapStyle,
+    batches,
+    built,
+    dataset,
+    device_of,
+    evaluating,
+    gather,
+    to_device,
+)
 from coterie.types import Batch
-
-SCORE_BATCH = 512  # test samples looked at together
 
 Criterion = Callable[[Any, Any], Tensor]
 Predict = Callable[[nn.Module, Any], tuple[Any, Any]]
-Collate = Callable[[list[Any]], Any]
-
-
-@runtime_checkable
-class MapStyle(Protocol):
-    """A dataset whose samples are numbered: lists, `torch.utils.data.Dataset`, arrays.
-
-    >>> isinstance([(0.5, 1)], MapStyle)
-    True
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @runtime_checkable
@@ -101,12 +93,13 @@ class Supervised:
     of the whole test set or a `Meter`; `collate`, a list of samples to a batch; `predict`, (model,
     batch) to (predictions, targets). The field that holds `loss` is `criterion`.
 
-    >>> pairs = TensorDataset(torch.eye(2), torch.tensor([0, 1]))
+    >>> pairs = torch.utils.data.TensorDataset(torch.eye(2), torch.tensor([0, 1]))
     >>> task = Supervised("eye", lambda: nn.Linear(2, 2), pairs, pairs)
     >>> task.loss(task.build(), task.fetch([1, 0])).shape
     torch.Size([])
     """
 
+    kind: ClassVar[str] = "supervised"
     name: str
     model: nn.Module | Callable[[], nn.Module]
     train: MapStyle
@@ -132,8 +125,8 @@ class Supervised:
         values = {
             "name": name,
             "model": model,
-            "train": _dataset("train", train),
-            "test": _dataset("test", test),
+            "train": dataset("train", train),
+            "test": dataset("test", test),
             "criterion": _mean_of_batch(loss),
             "metrics": dict(options.get("metrics") or {}),
             "collate": options.get("collate") or default_collate,
@@ -156,13 +149,18 @@ class Supervised:
         """How many training samples there are."""
         return len(self.train)
 
+    @property
+    def in_stages(self) -> bool:
+        """Whether a pipeline would learn the same: not where the loss is made in an own way."""
+        return type(self).loss is Supervised.loss and self.predict is predict_pairs
+
     def build(self) -> nn.Module:
         """A fresh model: made anew, or a deep copy of the module given."""
-        return fresh(f"the model of {self.name}", self.model)
+        return built("model", self.model)
 
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, collated in that order."""
-        return Batch(self._gather(self.train, indices), len(indices))
+        return Batch(gather(self.train, indices, self.collate), len(indices))
 
     def sample(self, model: nn.Module, rng: torch.Generator, size: int) -> Batch:
         """`size` training samples drawn with replacement; the model has no say."""
@@ -173,10 +171,10 @@ class Supervised:
         """The mean loss over the batch, on whatever device the model is."""
         return self._outcome(model, batch.data)[0]
 
-    def judge(self, predictions: Any, targets: Any) -> Tensor:
-        """The mean loss of predictions, on whatever device they are."""
-        if isinstance(self.criterion, nn.Module) and isinstance(predictions, Tensor):
-            self.criterion.to(predictions.device)  # class weights live where the predictions do
+    def judge(self, predictions: Any, targets: Any, device: torch.device) -> Tensor:
+        """The mean loss of predictions that are on a device."""
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.to(device)  # class weights live where the predictions do
         return self.criterion(predictions, targets)
 
     def score(self, model: nn.Module) -> dict[str, float]:
@@ -188,11 +186,10 @@ class Supervised:
         for meter in meters.values():
             meter.reset()
         losses, num_test = [], len(self.test)
-        with evaluating(model), torch.no_grad():
-            for start in range(0, num_test, SCORE_BATCH):
-                indices = range(start, min(start + SCORE_BATCH, num_test))
-                loss, *outputs = self._outcome(model, self._gather(self.test, indices))
-                losses.append(loss.item() * len(indices))
+        with evaluating(model):
+            for num, data in batches(self.test, self.collate):
+                loss, *outputs = self._outcome(model, data)
+                losses.append(loss.item() * num)
                 predictions, targets = to_device(outputs, torch.device("cpu"))
                 for meter in meters.values():
                     meter.update(predictions, targets)
@@ -200,104 +197,9 @@ class Supervised:
         return scores | {TEST_LOSS: math.fsum(losses) / num_test}
 
     def _outcome(self, model: nn.Module, data: Any) -> tuple[Tensor, Any, Any]:
-        predictions, targets = self.predict(model, to_device(data, device_of(model)))
-        return self.judge(predictions, targets), predictions, targets
-
-    def _gather(self, dataset: MapStyle, indices: Sequence[int]) -> Any:
-        # A subclass may augment in __getitem__, one sample at a time: only the plain type is fast.
-        if type(dataset) is TensorDataset and self.collate is default_collate:
-            return list(dataset[torch.as_tensor(indices)])
-        many = getattr(dataset, "__getitems__", None)
-        return self.collate(many(list(indices)) if many else [dataset[i] for i in indices])
-
-
-def from_spec(name: str, spec: TaskSpec, root: str) -> Supervised:
-    """The task of a job file, proven on two samples; `root` is the folder of the user's modules.
-
-    Raises JobError for whatever would fail later: a reference, a dataset, the shapes of the loss.
-
-    >>> spec = TaskSpec(
-    ...     model=Ref(call="coterie.tasks.digits:model", kwargs={"width": 2}),
-    ...     train=Ref(call="coterie.tasks.digits:train_set"),
-    ...     test=Ref(call="coterie.tasks.digits:test_set"),
-    ... )
-    >>> from_spec("digits", spec, ".").num_train
-    1437
-    """
-    return checked(described(name, spec, root, lambda ref: instantiate(ref, root)))
-
-
-def described(name: str, spec: TaskSpec, root: str, data: Callable[[Ref], Any]) -> Supervised:
-    """The task of a job file, not yet proven, on what `data` makes of the datasets' references."""
-    model = resolve(spec.model, root)
-    return Supervised(
-        name,
-        model if isinstance(model, nn.Module) else functools.partial(instantiate, spec.model, root),
-        data(spec.train),
-        data(spec.test),
-        _ready(spec.loss, root),
-        metrics={key: _ready(ref, root) for key, ref in spec.metrics.items()},
-        collate=_ready(spec.collate, root) if spec.collate else None,
-        predict=_ready(spec.predict, root) if spec.predict else None,
-    )
-
-
-def checked(task: Supervised) -> Supervised:
-    """The same task, once a throwaway model has computed its loss on two samples.
-
-    >>> pairs = TensorDataset(torch.eye(2), torch.tensor([0, 1]))
-    >>> checked(Supervised("eye", nn.Linear(3, 2), pairs, pairs))
-    Traceback (most recent call last):
-    coterie.errors.JobError: eye: the loss could not be computed on the first 2 samples: ...
-    """
-    with torch.random.fork_rng(devices=[]):  # a seeded run must not notice the rehearsal
-        model = task.build()
-        try:
-            loss: object = task.loss(model, task.fetch([0, min(1, task.num_train - 1)]))
-        except JobError:
-            raise
-        except Exception as error:
-            raise JobError(
-                f"{task.name}: the loss could not be computed on the first 2 samples: "
-                f"{quoted(error)}; mend the model, the data or the loss"
-            ) from error
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise JobError(
-            f"{task.name}: expected a model that can learn, found no parameter that "
-            f"requires_grad in {type(model).__name__}; give it weights, or unfreeze some"
-        )
-    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
-        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise JobError(
-            f"{task.name}: expected the loss to be a scalar tensor with a gradient, found {found}"
-            f"{' without one' if isinstance(loss, Tensor) and not loss.requires_grad else ''}; "
-            "return the mean over the batch"
-        )
-    return task
-
-
-@runtime_checkable
-class _Movable(Protocol):
-    def to(self, device: torch.device, /) -> Any: ...
-
-
-def to_device(data: Any, device: torch.device) -> Any:
-    """The same nest of mappings, tuples and lists with everything that can move on `device`.
-
-    >>> to_device({"x": [torch.ones(1), "label"]}, torch.device("meta"))
-    {'x': [tensor(..., device='meta', size=(1,)), 'label']}
-    """
-    match data:
-        case _Movable():  # tensors, and batches of graphs or packed sequences that know how
-            return data.to(device)
-        case Mapping():
-            return {key: to_device(value, device) for key, value in data.items()}
-        case tuple() if hasattr(data, "_fields"):
-            return type(data)(*(to_device(value, device) for value in data))
-        case tuple() | list():
-            return type(data)(to_device(value, device) for value in data)
-        case _:
-            return data
+        device = device_of(model)
+        predictions, targets = self.predict(model, to_device(data, device))
+        return self.judge(predictions, targets, device), predictions, targets
 
 
 @dataclass
@@ -348,37 +250,6 @@ def _number(name: str, value: Any) -> float:
         ) from None
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards in the modes it came in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training  # one by one: a user may have frozen a part in eval
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's tensors are; the CPU if it has none."""
-    tensors = (*model.parameters(), *model.buffers())
-    return tensors[0].device if tensors else torch.device("cpu")
-
-
-def _dataset(role: str, given: MapStyle | Callable[[], MapStyle]) -> MapStyle:
-    is_made = not isinstance(given, type) and isinstance(given, MapStyle | IterableDataset)
-    dataset: object = given() if callable(given) and not is_made else given
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, MapStyle):
-        raise JobError(
-            f"expected {role} to be a dataset with __len__ and __getitem__, "
-            f"found {type(dataset).__name__}; each sample needs a number to be learned once"
-        )
-    if len(dataset) == 0:
-        raise JobError(f"expected {role} to hold samples, found an empty dataset; check its path")
-    return dataset
-
-
 def _mean_of_batch(loss: Criterion) -> Criterion:
     bound = loss.keywords if isinstance(loss, functools.partial) else {}
     reduction = bound.get("reduction", getattr(loss, "reduction", "mean"))
@@ -388,10 +259,3 @@ def _mean_of_batch(loss: Criterion) -> Criterion:
             "members' shares are weighted by their samples, so use reduction='mean'"
         )
     return loss
-
-
-def _ready(ref: Ref, root: str) -> Any:
-    target = resolve(ref, root)
-    if isinstance(target, type):
-        return instantiate(ref, root)
-    return functools.partial(target, **ref.kwargs) if ref.kwargs else target

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from coterie.errors import JobError
+from coterie.tasks.samples import gather
 
 MISSING = -100  # an answer in whole numbers that nobody gave, as torch's losses say it
 
@@ -68,9 +68,7 @@ class Table:
 
     def gather(self, indices: Sequence[int]) -> Any:
         """The inputs at some places, as one batch."""
-        if isinstance(self.inputs, Tensor):
-            return self.inputs[torch.as_tensor(indices)]
-        return default_collate([self.inputs[i] for i in indices])
+        return gather(self.inputs, indices)
 
     def answered(self, name: str, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Which of the samples at `indices` have an answer of a task, (K,), and those answers.

@@ -47,6 +47,7 @@ class Ready(Wire):
     shapes: tuple[tuple[int, ...], ...]
     num_train: int
     needs_closure: bool
+    shuffled: int = 0  # tells orders of samples apart
 
 
 class Refused(Wire):
@@ -71,6 +72,8 @@ class Probed(Wire):
     fixed_bytes: int
     bytes_per_sample: float
     chain: tuple[tuple[str, float, int, float, float], ...] = ()  # a world's layers, if it is one
+    cores: float | None = None  # that were granted meanwhile: see Report
+    warning: str = ""  # of what could not be measured as it should
 
 
 class Linked(Wire):
@@ -118,6 +121,9 @@ class Report(Wire):
     gap_s: float = 0.0  # between the commits before and after a new term, if one fell in between
     # |own|², |agreed|², own·agreed of the last round, own samples, their part of all weight
     norms: tuple[float, float, float, float, float] | None = None
+    # (samples, steps, seconds) of the last stretches of computing, each on its own
+    stretches: tuple[tuple[int, int, float], ...] = ()
+    cores: float | None = None  # of full clock that its machine grants me now, where that is known
     digest: int | None = None  # of what members agree on after the last round, where asked for
 
 
@@ -194,20 +200,26 @@ class Saved(Wire):
 
 
 class Bye(Wire):
-    """I stop now, on purpose."""
+    """I stop now, on purpose; and why, if I was not told to."""
 
     kind: Literal["bye"] = "bye"
+    reason: str = ""
 
 
 # -- coordinator to agent ------------------------------------------------------------------------
 
 
 class Welcome(Wire):
-    """You are in: the job, and how many files of state follow, to resume from."""
+    """You are in: the job, and how many files of state follow, to resume from.
+
+    `code` tells the user's files apart, by path; `source` is their text, where it is shipped.
+    """
 
     kind: Literal["welcome"] = "welcome"
     job: dict[str, Any]
     num_files: int = 0
+    code: dict[str, str] = {}
+    source: dict[str, str] = {}
 
 
 class Who(Wire):
@@ -238,6 +250,7 @@ class Term(Wire):
     names: tuple[str, ...] = ()  # of the parameters, for a server that builds no model
     shapes: tuple[tuple[int, ...], ...] = ()
     strategy: str = ""  # that the server serves
+    alike: bool = False  # whether optimizers are to agree as well: each will step on one gradient
     given_out: int = 0  # the last round that was, whether or not this server has heard of it
     at_once: bool = False
 
@@ -271,6 +284,7 @@ class Block(Wire):
     epoch_loss: float | None = None  # mean loss of the epoch before: what ReduceLROnPlateau reads
     trust: dict[str, float] = {}  # what a member's samples count for, where it is not 1
     digest: bool = False  # whether to tell where all stand after the last round
+    tells: int = 0  # the round after which all tell what they did; 0: the last
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
@@ -298,11 +312,15 @@ class Save(Wire):
 
 
 class Stop(Wire):
-    """Leave; `at_once` breaks off a meeting."""
+    """Leave; `at_once` breaks off a meeting.
+
+    `again` is to come back as one that holds nothing: the run goes on from its checkpoint.
+    """
 
     kind: Literal["stop"] = "stop"
     reason: str
     at_once: bool = False
+    again: bool = False
 
 
 FromAgent = Annotated[
@@ -337,7 +355,7 @@ def encode(message: Wire) -> list[bytes]:
     """A message as frames.
 
     >>> encode(Bye())
-    [b'{"kind":"bye"}']
+    [b'{"kind":"bye","reason":""}']
     """
     frames = [message.model_dump_json().encode()]
     return [*frames, message.blob] if isinstance(message, State) else frames

@@ -161,9 +161,9 @@ def goals(picture: Picture) -> list[tuple[str, float]]:
 
 
 def learning(picture: Picture) -> list[str]:
-    """What was learned so far: the loss, and the metrics that are no goal."""
+    """What was learned so far: the loss, and the metrics that no bar is drawn of."""
     told = numbers_of(picture.last("run"), "until")
-    others = [f"{k} {amount(v)}" for k, v in picture.metrics.items() if k not in told]
+    others = [f"{k} {amount(v)}" for k, v in picture.metrics.items() if told.get(k, 0.0) <= 0]
     return [f"loss {amount(number_of(picture.last('progress'), 'loss'))}", *others]
 
 

@@ -13,6 +13,15 @@ BLANK = "–"
 MOST_LISTED = 12  # words of a list
 
 
+def printable(value: object) -> str:
+    """A value as text that cannot steer a terminal.
+
+    >>> printable("a\\tb")
+    'a b'
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))
+
+
 def number_of(event: Event, name: str) -> float | None:
     """A finite number of an event, None where there is none."""
     value = event.get(name)
@@ -24,7 +33,7 @@ def number_of(event: Event, name: str) -> float | None:
 def numbers_of(event: Event, name: str) -> dict[str, float]:
     """The finite numbers under a field that names several, such as shares or metrics."""
     part = part_of(event, name)
-    found = {_clean(key): number_of(part, key) for key in part}
+    found = {printable(key): number_of(part, key) for key in part}
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -35,7 +44,7 @@ def text_of(event: Event, name: str) -> str:
     'out of  [31mmemory'
     """
     value = event.get(name)
-    return "" if value is None else _clean(value)
+    return "" if value is None else printable(value)
 
 
 def part_of(event: Event, name: str) -> Event:
@@ -47,7 +56,7 @@ def part_of(event: Event, name: str) -> Event:
 def texts_of(event: Event, name: str) -> list[str]:
     """The values under a field that lists several, each as one printable line."""
     value = event.get(name)
-    return [_clean(each) for each in value] if isinstance(value, list | tuple) else []
+    return [printable(each) for each in value] if isinstance(value, list | tuple) else []
 
 
 def some(words: Sequence[str], between: str) -> str:
@@ -158,10 +167,6 @@ def _checkpoint_words(event: Event) -> str:
     return f"step {amount(number_of(event, 'step'))}, {size_mb:,.3g} MB in {duration(took_s)}"
 
 
-def _clean(value: object) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in str(value))
-
-
 _WORDS: Mapping[str, Callable[[Event], str]] = {
     "run": _run_words,
     "agent": _agent_words,
@@ -179,7 +184,10 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "trust": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
     "trial": lambda e: text_of(e, "text"),
     "noise": lambda e: text_of(e, "text"),
+    "kept": lambda e: text_of(e, "text"),
+    "quorum": lambda e: text_of(e, "text"),
     "doubt": lambda e: text_of(e, "text"),
+    "grant": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
     "stopped": lambda e: text_of(e, "reason") + (", resumable" if e.get("resumable") else ""),
 }
