@@ -37,6 +37,7 @@ PUBLIC = [
     "TrainingError",
     "__version__",
     "chain",
+    "join",
     "load_job",
     "parse",
     "train",

@@ -6,6 +6,7 @@ code imports it. Nothing here loads torch.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,6 +104,42 @@ class TaskSpec(_Words):
         return metrics
 
 
+class Script(_Words):
+    """A script with a training loop of its own, by its path in the root, and its arguments.
+
+    `digest` is its fingerprint: every agent has to run the same.
+    """
+
+    path: str
+    args: list[str] = Field(default_factory=list)
+    digest: str
+
+    @classmethod
+    def of(cls, path: Path, args: Sequence[str]) -> Script:
+        """A script as it stands now. Raises JobError where there is none.
+
+        >>> len(Script.of(Path(__file__), ["--lr", "0.1"]).digest)
+        16
+        """
+        return cls(path=path.name, args=list(args), digest=_digest(path))
+
+    def found_in(self, root: str) -> Path:
+        """The script in a root that may be another machine's. Raises JobError for another one."""
+        path = Path(root, self.path)
+        if _digest(path) != self.digest:
+            raise JobError(
+                f"expected the {self.path} that the run was started with, found another in "
+                f"{path.parent}; copy it from there, for all agents have to run the same"
+            )
+        return path
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise JobError(f"expected a script at {path}, found none; check its path, or set --root")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 class Drill(_Words):
     """A rehearsed failure: kill one member at a fraction of the run, and let it come back.
 
@@ -168,6 +205,9 @@ class Agents(_Words):
 class Job(_Words):
     """One run, whole: task, optimizer, agents, strategy, and when it is done.
 
+    A script with a loop of its own stands for the task, the optimizer and the scheduler; its batch
+    is 1 until its loader says otherwise, and it ends by itself unless `until` says when.
+
     `until` ends the run at the first of its keys reached: epochs, steps, minutes, or a metric of
     the task at or above its value. `root` is the folder whose modules references may name. With
     `deterministic`, nothing that was measured decides what is learned by whom.
@@ -179,9 +219,10 @@ class Job(_Words):
     """
 
     name: str
-    task: TaskSpec
-    optimizer: Ref
+    task: TaskSpec | None = None
+    optimizer: Ref | None = None
     scheduler: Scheduler | None = None
+    script: Script | None = None
     batch: Annotated[int, Field(strict=True, gt=0)]  # samples of one step, over all agents
     seed: Whole = 0
     strategy: str = "auto"
@@ -194,6 +235,13 @@ class Job(_Words):
     baselines: list[Literal["solo", "equal"]] = Field(default_factory=list)
     drill: Drill | None = None
     root: str = "."
+
+    @check_whole(mode="before")
+    @classmethod
+    def _ends_by_itself(cls, found: object) -> object:
+        if isinstance(found, Mapping) and found.get("script") is not None:
+            return {"batch": 1, "until": {}, **found}
+        return found
 
     @check("name")
     @classmethod
@@ -220,14 +268,26 @@ class Job(_Words):
         raise JobError(f"expected host:port with a port of 0..65535, found {listen!r}")
 
     @check_whole(mode="after")
+    def _is_a_task_or_a_script(self) -> Job:
+        for key in ("task", "optimizer", "scheduler", "baselines"):
+            if self.script is not None and getattr(self, key):
+                raise JobError(f"expected no {key} beside a script, found one; leave it out")
+        for key in ("task", "optimizer") if self.script is None else ():
+            if getattr(self, key) is None:
+                raise JobError(f"expected the key {key}, found none; add it")
+        return self
+
+    @check_whole(mode="after")
     def _hangs_together(self) -> Job:
-        possible = (*BUDGETS, *self.task.metrics)
+        possible = (*BUDGETS, *(self.task.metrics if self.task else ()))
         unknown = [name for name in self.until if name not in possible]
-        if unknown or not self.until:
+        if unknown or not (self.until or self.script):
             raise JobError(
                 f"expected in until one or more of {', '.join(possible)}, "
                 f"found {', '.join(unknown) or 'none'}; name one of these or add a metric"
             )
+        if self.script is not None:
+            return self
         if self.agents.num_known is not None and self.batch < self.agents.num_known:
             raise JobError(
                 f"expected a batch of at least one sample per agent, found {self.batch} for "
@@ -274,8 +334,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """
     path = Path(path)
     data = read_file(path, "job")
-    for override in overrides:
-        data = _overlaid(data, override)
+    data = overlaid(data, overrides)
     data["root"] = str((path.parent / str(data.get("root") or ".")).resolve())
     return parse_job(data, " with --set ".join((str(path), *overrides)))
 
@@ -299,6 +358,17 @@ def dump_job(job: Job) -> str:
     True
     """
     return write_yaml(job.model_dump(by_alias=True))
+
+
+def overlaid(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Values with `a.b=value` overrides laid over them. Raises JobError for others.
+
+    >>> overlaid({"agents": {"local": 2}}, ["agents.remote=1"])
+    {'agents': {'local': 2, 'remote': 1}}
+    """
+    for override in overrides:
+        data = _overlaid(data, override)
+    return data
 
 
 def _overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from coterie.agents.draws import repeatable
-from coterie.agents.learner import Learner, Setup
+from coterie.agents.learner import Learner, Setup, best_device
 from coterie.agents.perform import Performer, Roads, drive
+from coterie.agents.script import Seat, follow
 from coterie.agents.worker import Worker
 from coterie.config import Job, load_job, parse_job
 from coterie.errors import CoterieError, JoinError, TrainingError
@@ -37,18 +38,14 @@ WELCOME_S = 15.0
 LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
 
 
-def best_device() -> str:
-    """Where this process computes: its GPU if it has one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def setup_of(job: Job, device: str) -> Setup:
     """The task, optimizer and schedule that a job names; raises JobError for what does not work."""
-    task = from_spec(job.name, job.task, job.root)
-    scheduler = job.scheduler
+    assert job.task is not None
+    assert job.optimizer is not None
+    optimizer, scheduler = job.optimizer, job.scheduler
     return Setup(
-        task=task,
-        optimizer=lambda params: instantiate(job.optimizer, job.root, params),
+        task=from_spec(job.name, job.task, job.root),
+        optimizer=lambda params: instantiate(optimizer, job.root, params),
         scheduler=(lambda o: instantiate(scheduler, job.root, o)) if scheduler else None,
         scheduler_every=scheduler.every if scheduler else "epoch",
         device=device,
@@ -82,8 +79,13 @@ def join(
         roads = Roads(address_towards(endpoint), key, name, client.inbox)
         first = hello(name, roads.ring.store_endpoint, best_device())
         welcome, files = _welcome(client, first, endpoint)
+        perform = Performer(name, client, roads, rest_s)
         try:
             job = parse_job({**welcome.job, "root": str(place.root.resolve())})
+            if job.script is not None:
+                return follow(
+                    Seat(first, job, files, perform, client.tell, lambda: client.given_up)
+                )
             worker = Worker(name, learner or _built(job), hello=first)
             if files:
                 worker.resume(files)
@@ -92,7 +94,7 @@ def join(
             return str(error)
         client.tell(worker.learner.ready())
         with repeatable(job.deterministic):
-            why = drive(worker.live(), Performer(name, client, roads, rest_s))
+            why = drive(worker.live(), perform)
         if client.given_up:
             raise TrainingError(client.given_up)
         return why

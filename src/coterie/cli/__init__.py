@@ -41,4 +41,5 @@ def coterie(
 
 for command in (*learning.COMMANDS, *looking.COMMANDS, *deciding.COMMANDS):
     app.command()(command)
+app.command(context_settings=learning.OWN_ARGUMENTS)(learning.run)
 app.command(hidden=True)(learning.stand_by)

@@ -1,4 +1,4 @@
-"""Commands that learn: demo, train, join."""
+"""Commands that learn: demo, train, run, join."""
 
 from __future__ import annotations
 
@@ -68,6 +68,26 @@ def train(
         _learn(job, runs, origin, screen(as_json, as_lines), answer)
 
 
+def run(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="It calls coterie.join().")],
+    args: Annotated[list[str] | None, typer.Argument(help="The script's own arguments.")] = None,
+    agents: Annotated[int | None, typer.Option(help="Started here; by default one a GPU.")] = None,
+    strategy: Annotated[str, typer.Option(help="A recipe or a sentence.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="Of the run; by default the script's.")] = None,
+    overrides: Overrides = None,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+    as_lines: AsLines = False,
+) -> None:
+    """Run a script with a training loop of its own on every agent."""
+    with answering(as_json) as answer:
+        from coterie.engines.launch import script_job
+
+        given = {"name": name, "strategy": strategy, "agents": agents}
+        job = script_job(script, args or (), given, overrides or ())
+        _learn(job, runs, None, screen(as_json, as_lines), answer)
+
+
 def join(
     endpoint: Annotated[str, typer.Argument(metavar="HOST:PORT", help="As the run printed it.")],
     key: Annotated[Path, typer.Option(metavar="FILE", help="The run's join.key, copied here.")],
@@ -131,3 +151,4 @@ def _learn(
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (demo, train, join)
+OWN_ARGUMENTS = {"allow_interspersed_args": False, "ignore_unknown_options": True}  # of the script

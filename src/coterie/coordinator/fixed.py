@@ -6,12 +6,29 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from coterie.coordinator.model import predict
-from coterie.errors import JobError
+from coterie.errors import JobError, StrategyError
+from coterie.sync.teams import Pipeline
 from coterie.types import Layout
 from coterie.world import Decision, World
 
 if TYPE_CHECKING:
     from coterie.sync.chain import Strategy
+
+
+def refuse_unlooped(strategy: Strategy) -> None:
+    """Raise StrategyError for a sentence that a script's own loop cannot learn by.
+
+    >>> from coterie.sync.reading import parse
+    >>> refuse_unlooped(parse("asynchronous(8)"))
+    Traceback (most recent call last):
+    coterie.errors.StrategyError: expected members that meet and hold whole models for a script, \
+found asynchronous(8); choose another strategy, such as diloco(32)
+    """
+    if strategy.exchange.asynchronous or isinstance(strategy.team, Pipeline):
+        raise StrategyError(
+            "expected members that meet and hold whole models for a script, found "
+            f"{strategy}; choose another strategy, such as diloco(32)"
+        )
 
 
 def refuse_unsteady(strategy: Strategy) -> None:

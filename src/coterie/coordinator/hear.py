@@ -57,6 +57,12 @@ def hear(run: Run, name: str, message: Any) -> None:
             _declined(run, name, message)
         case say.Offence():
             run.event("offence", member=message.member, reason=message.reason)
+        case say.Begun():
+            run.passes = max(run.passes, message.data_epoch + 1)
+        case say.Ended():
+            _ended(run, name)
+        case say.Said():
+            run.event("said", member=name, text=message.text)
         case say.Failed():
             raise TrainingError(message.reason)
 
@@ -89,9 +95,9 @@ def _hello(run: Run, hello: say.Hello) -> None:
 def _ready(run: Run, name: str, ready: say.Ready) -> None:
     layout = Layout(ready.names, ready.shapes)
     if run.layout is None:
-        _adopt(run, layout, ready.num_train)
-    elif (run.layout, run.ledger.num_train) != (layout, ready.num_train):
-        _turn_away(run, name)
+        _adopt(run, layout, ready)
+    elif not _is_same(run, ready):
+        _turn_away(run, name, ready)
         return
     member = run.members[name]
     member.ready, member.state = ready, "ready"
@@ -110,11 +116,19 @@ def _solo_per_s(run: Run, name: str) -> float:
     return (run.solo[name].per_s if name in run.solo else None) or 0.0
 
 
-def _turn_away(run: Run, name: str) -> None:
+def _is_same(run: Run, ready: say.Ready) -> bool:
+    """Whether an agent has built what the first of all had."""
+    known = (run.layout, run.ledger.num_train, run.job.batch)
+    layout = Layout(ready.names, ready.shapes)
+    return known == (layout, ready.num_train, ready.batch or run.job.batch)
+
+
+def _turn_away(run: Run, name: str, ready: say.Ready) -> None:
     """An agent that built another task ends a run that has not begun; later it goes alone."""
+    differs = Layout(ready.names, ready.shapes).difference(run.layout) if run.layout else ""
     reason = (
-        f"expected the same model and data on every agent, found others on {name}; "
-        "give each machine the same code and dataset"
+        f"expected the same model and data on every agent, found others on {name}"
+        f"{differs}; give each machine the same code and dataset"
     )
     if run.plan is None:
         raise JobError(reason)
@@ -123,12 +137,19 @@ def _turn_away(run: Run, name: str) -> None:
     del run.members[name]
 
 
-def _adopt(run: Run, layout: Layout, num_train: int) -> None:
+def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
+    num_agents = run.job.agents.num_known or 1
+    if ready.batch is not None and ready.batch < num_agents:
+        raise JobError(
+            f"expected a loader whose batch has at least one sample for each of {num_agents} "
+            f"agents, found {ready.batch}; raise its batch_size or use fewer agents"
+        )
     run.layout = layout
-    run.ledger = Ledger(num_train=num_train)
+    run.ledger = Ledger(num_train=ready.num_train)
+    run.job = run.job.model_copy(update={"batch": ready.batch or run.job.batch})
     if run.resume:
         ledger, meta = run.ledger, run.resume.meta
-        ledger.num_epochs, ledger.free = unlearned(meta, num_train)
+        ledger.num_epochs, ledger.free = unlearned(meta, ready.num_train)
         ledger.committed = run.saved_round = meta["round"]
         ledger.next_round = meta["round"] + 1
         ledger.num_steps = meta["num_steps"]
@@ -252,10 +273,9 @@ def _back(run: Run, name: str, back: say.Back) -> None:
             _catch_up(run, back)
             run.torn, run.why_torn = True, f"{name} was not heard for a while"
         return
-    layout = Layout(back.ready.names, back.ready.shapes)
-    if (run.layout, run.ledger.num_train) != (layout, back.ready.num_train):
+    if not _is_same(run, back.ready):
         run.members[name] = Member(back.hello, Pulse(run.now_s))
-        _turn_away(run, name)
+        _turn_away(run, name, back.ready)
         return
     member = Member(back.hello, Pulse(run.now_s), back.ready, run.beliefs.get(name))
     member.state = "measured" if member.device else "ready"
@@ -327,7 +347,7 @@ def log_final(run: Run) -> None:
             leases=leases,
         )
     for data_epoch in finished:
-        run.epoch_loss = run.loss_sum / max(1, run.num_losses)
+        run.epoch_loss = run.loss_sum / run.num_losses if run.num_losses else None
         run.loss_sum, run.num_losses = 0.0, 0
         run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
 
@@ -337,6 +357,13 @@ def put_on_record(run: Run) -> None:
     log_final(run)
     run.event("books", **run.ledger.books())
     run.ledger.freed = False
+
+
+def _ended(run: Run, name: str) -> None:
+    """A script has ended: what was given out and not learned is void, for nobody will learn it."""
+    run.over = run.over or f"the script of {name} ended"
+    if run.plan is not None and not run.ledger.idle and not run.torn:
+        run.torn, run.why_torn = True, run.over
 
 
 def _scores(run: Run, name: str, scores: say.Scores) -> None:

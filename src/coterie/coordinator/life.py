@@ -32,6 +32,7 @@ from coterie.transport import messages as say
 WINDOWS_AT = (0.0, 0.2, 0.6, 0.8)  # fractions of the run at which comparison arms are run
 REUNITE_S = 5.0  # for members to come back to a coordinator that was restarted
 LEAVE_S = 3.0  # for everybody to say goodbye
+END_S = 60.0  # and for their scripts to come to an end before
 
 
 def life(run: Run) -> Wait:
@@ -185,8 +186,26 @@ def go_on(run: Run) -> Wait:
     first = issue(run, run.plan.shares)
     if first > run.ledger.next_round - 1:  # every epoch asked for is given out
         yield from drained(run)
+        yield from turn(run)
     else:
         yield lambda: run.torn or bool(run.stopping) or run.ledger.committed >= first - 1
+
+
+def turn(run: Run) -> Wait:
+    """Have scripts end their pass over the data, and wait until one of them begins another."""
+    if run.job.script is None or run.torn or run.stopping or run.reached():
+        return
+    data_epoch = run.ledger.num_epochs + len(run.ledger.free)
+    run.tell_term(say.Turn(term=run.term.number, data_epoch=data_epoch, epoch_loss=run.epoch_loss))
+    yield (
+        lambda: (
+            run.torn
+            or bool(run.stopping)
+            or bool(run.reached())
+            or bool(newcomers(run))
+            or run.passes > data_epoch
+        )
+    )
 
 
 def go_on_apart(run: Run) -> Wait:
@@ -223,5 +242,5 @@ def finish(run: Run) -> Wait:
     run.event("progress", **progress(run))
     run.leaving = True
     run.tell_all(say.Stop(reason=run.stopping or run.reached()))
-    deadline_s = run.now_s + LEAVE_S
+    deadline_s = run.now_s + (LEAVE_S if run.job.script is None else END_S)
     yield lambda: not run.members or run.now_s > deadline_s

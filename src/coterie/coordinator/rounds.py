@@ -33,8 +33,8 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
         return first
     if run.ledger.freed:  # the record is to know what is free before it is given out again
         put_on_record(run)
-    last_epoch, batch = run.job.until.get("epochs", float("inf")), steps_on(run)
-    grant = run.ledger.grant(shares, every, num_rounds, last_epoch, batch)
+    batch = steps_on(run)
+    grant = run.ledger.grant(shares, every, num_rounds, last_epoch(run), batch)
     if grant is not None:
         block = say.Block(
             term=run.term.number,
@@ -53,6 +53,12 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
         run.event("block", **block.model_dump(include=set(ON_RECORD)))
         run.tell_term(block)
     return first
+
+
+def last_epoch(run: Run) -> float:
+    """How many passes over the data may be given out; of scripts, those that they have begun."""
+    limit = run.job.until.get("epochs", float("inf"))
+    return limit if run.job.script is None else min(limit, run.passes)
 
 
 def _digest_due(run: Run) -> bool:

@@ -47,6 +47,7 @@ class Ready(Wire):
     shapes: tuple[tuple[int, ...], ...]
     num_train: int
     needs_closure: bool
+    batch: int | None = None  # samples of one step over all agents, where a loop of its own says so
 
 
 class Refused(Wire):
@@ -193,6 +194,26 @@ class Saved(Wire):
     pause_s: float
 
 
+class Begun(Wire):
+    """My own loop has begun this pass over the data: samples of it may be given out."""
+
+    kind: Literal["begun"] = "begun"
+    data_epoch: int
+
+
+class Ended(Wire):
+    """My own loop is over: it asks for no further pass, and takes no further batch."""
+
+    kind: Literal["ended"] = "ended"
+
+
+class Said(Wire):
+    """What my own loop prints for whoever watches the run."""
+
+    kind: Literal["said"] = "said"
+    text: str
+
+
 class Bye(Wire):
     """I stop now, on purpose."""
 
@@ -288,6 +309,15 @@ class Evaluate(Wire):
     term: int
 
 
+class Turn(Wire):
+    """All earlier passes over the data are learned: say whether your own loop begins this one."""
+
+    kind: Literal["turn"] = "turn"
+    term: int
+    data_epoch: int
+    epoch_loss: float | None = None
+
+
 class Save(Wire):
     """Send your state, and the model's weights too if `whole`."""
 
@@ -307,7 +337,7 @@ class Stop(Wire):
 
 FromAgent = Annotated[
     Hello | Ready | Refused | Beat | Probed | Linked | TornRound | Settled | Report | Scores
-    | Declined | Offence | Failed | Saved | State | Back | Bye,
+    | Declined | Offence | Failed | Saved | State | Back | Begun | Ended | Said | Bye,
     Field(discriminator="kind"),
 ]  # fmt: skip
 FromCoordinator = Annotated[
@@ -319,6 +349,7 @@ FromCoordinator = Annotated[
     | Block
     | Land
     | Evaluate
+    | Turn
     | Save
     | Stop
     | State
