@@ -113,6 +113,10 @@ def test_commands_and_their_options_are_frozen() -> None:
     assert shown == {
         "demo": ["--runs", "--json", "--plain"],
         "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
+        "run": [
+            *("script", "args", "--agents", "--strategy", "--name"),
+            *("--set", "--runs", "--json", "--plain"),
+        ],
         "plan": ["path", "--cluster", "--set", "--measure", "--json"],
         "simulate": [
             *("path", "--cluster", "--set", "--kill", "--failures", "--runs", "--json"),
@@ -491,7 +495,7 @@ class TestAudit:
 class TestExamples:
     def test_are_short(self) -> None:
         files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
-        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml"}
+        names = {"job.yaml", "digits_task.py", "02_python.py", "cluster.yaml", "04_own_loop.py"}
         assert names <= {p.name for p in files}
         assert [p.name for p in files if p.read_text().count("\n") > 100] == []
 

@@ -225,7 +225,8 @@ def conclude(run: Run) -> Generator[Callable[[], bool], None, bool]:
         return True
     yield from drained(run)
     scored_round = run.scores.round if run.scores else -1
-    if not run.torn and not run.stopping and scored_round < run.ledger.committed:
+    is_scored = run.job.script is not None or scored_round >= run.ledger.committed
+    if not run.torn and not run.stopping and not is_scored:
         yield from evaluate(run)
     if run.torn:
         return False
