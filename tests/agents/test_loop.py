@@ -98,6 +98,9 @@ class Company:
             self.errors[name] = error
         self.loops[name].end(self.group.told[name].append)
 
+    def workers(self) -> list[Any]:
+        return list(self.group.workers.values())
+
     def turn(self, data_epoch: int) -> None:
         self.group.tell(say.Turn(term=1, data_epoch=data_epoch))
 
@@ -226,13 +229,39 @@ def test_a_schedule_goes_by_what_all_have_stepped(stage: Any, is_of_every_step: 
     assert company.mine["a"].scheduler.get_last_lr() == [0.2 / (2**10 if is_of_every_step else 4)]
 
 
-def test_members_walk_by_their_own_steps_and_meet_where_the_sentence_says(stage: Any) -> None:
+@pytest.mark.parametrize(
+    ("sentence", "every"),
+    [
+        ("chain(ErrorFeedback(Int8()), Reduce())", 1),
+        ("chain(Every(2), Reduce(), Outer(1.0))", 2),
+        ("chain(Every(2, overlap=1), Reduce(), Outer(1.0))", 2),
+    ],
+)
+def test_members_meet_as_the_sentence_says(stage: Any, sentence: str, every: int) -> None:
     company = Company(stage, plain)
-    walk = "chain(Every(2), Reduce(), Outer(1.0))"
-    first, second = company.learn(strategy=walk, every=2)
+    company.learn(strategy=sentence, every=every)
+    first, second = (worker.agreed_vector() for worker in company.group.workers.values())
     assert torch.equal(first, second)
     assert not torch.equal(first, torch.cat([p.detach().reshape(-1) for p in net().parameters()]))
     assert company.mine["a"].num + company.mine["b"].num == 40
+
+
+def test_a_member_without_samples_in_a_round_keeps_to_the_schedule(stage: Any) -> None:
+    def scheduled(mine: Mine) -> None:
+        for _ in range(2):
+            for batch in mine.loader:
+                loss_of(mine, batch).backward()
+                mine.optimizer.step()
+                mine.scheduler.step()
+
+    company = Company(stage, scheduled, scheduled=True)
+    company.turn(0)
+    company.group.tell(stage.block(1, 1, 9))  # of the second round's only sample b has none
+    company.group.tell(stage.block(1, 3, 40, spans=((9, 40),)))
+    first, second = company.group.vectors()
+    assert torch.equal(first, second)
+    rates = [worker.learner.optimizer.param_groups[0]["lr"] for worker in company.workers()]
+    assert rates[0] == rates[1] == 0.2 / 2**3
 
 
 def test_a_batch_that_is_dropped_is_declined_and_the_others_go_on(stage: Any) -> None:

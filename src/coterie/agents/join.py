@@ -18,7 +18,7 @@ from coterie.agents.perform import Performer, Roads, drive
 from coterie.agents.script import Seat, follow
 from coterie.agents.worker import Worker
 from coterie.config import Job, load_job, parse_job
-from coterie.errors import CoterieError, JoinError, TrainingError
+from coterie.errors import CoterieError, JobError, JoinError, TrainingError
 from coterie.machine import Watch, cores, memory_available_bytes
 from coterie.tasks.references import instantiate
 from coterie.tasks.supervised import from_spec
@@ -40,8 +40,8 @@ LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
 
 def setup_of(job: Job, device: str) -> Setup:
     """The task, optimizer and schedule that a job names; raises JobError for what does not work."""
-    assert job.task is not None
-    assert job.optimizer is not None
+    if job.task is None or job.optimizer is None:
+        raise JobError("expected a job with a task, found one with a script; use coterie run")
     optimizer, scheduler = job.optimizer, job.scheduler
     return Setup(
         task=from_spec(job.name, job.task, job.root),

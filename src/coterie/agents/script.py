@@ -65,7 +65,7 @@ class OneOfMany(Me):
 
     def tell(self, loss: Tensor | float) -> None:
         if self._loop is not None:
-            self._loop.loss = float(loss)
+            self._loop.loss = loss.item() if isinstance(loss, Tensor) else loss
 
     def say(self, text: str) -> None:
         self._seat.tell(Said(text=text[:MOST_SAID]))

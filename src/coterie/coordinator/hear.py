@@ -58,7 +58,8 @@ def hear(run: Run, name: str, message: Any) -> None:
         case say.Offence():
             run.event("offence", member=message.member, reason=message.reason)
         case say.Begun():
-            run.passes = max(run.passes, message.data_epoch + 1)
+            asked = run.ledger.num_epochs + len(run.ledger.free)  # of no later one it can know
+            run.passes = max(run.passes, min(message.data_epoch, asked) + 1)
         case say.Ended():
             _ended(run, name)
         case say.Said():
@@ -361,6 +362,8 @@ def put_on_record(run: Run) -> None:
 
 def _ended(run: Run, name: str) -> None:
     """A script has ended: what was given out and not learned is void, for nobody will learn it."""
+    if run.job.script is None:
+        return
     run.over = run.over or f"the script of {name} ended"
     if run.plan is not None and not run.ledger.idle and not run.torn:
         run.torn, run.why_torn = True, run.over
