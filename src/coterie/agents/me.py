@@ -131,6 +131,7 @@ class Me(ABC):
 class Alone(Me):
     """The only agent: a script that was started by Python.
 
+    >>> import torch
     >>> me = Alone()
     >>> model, loader = nn.Linear(2, 1), DataLoader([0.5, 1.5])
     >>> sgd = torch.optim.SGD(model.parameters())

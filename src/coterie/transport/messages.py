@@ -341,21 +341,10 @@ FromAgent = Annotated[
     Field(discriminator="kind"),
 ]  # fmt: skip
 FromCoordinator = Annotated[
-    Welcome
-    | Who
-    | Probe
-    | Term
-    | ProbeLinks
-    | Block
-    | Land
-    | Evaluate
-    | Turn
-    | Save
-    | Stop
-    | State
+    Welcome | Who | Probe | Term | ProbeLinks | Block | Land | Evaluate | Turn | Save | Stop | State
     | Beat,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 _FROM_AGENT: TypeAdapter[Any] = TypeAdapter(FromAgent)
 _FROM_COORDINATOR: TypeAdapter[Any] = TypeAdapter(FromCoordinator)
 
