@@ -69,23 +69,23 @@ def train(
 
 
 def run(
-    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="It calls coterie.join().")],
-    args: Annotated[list[str] | None, typer.Argument(help="The script's own arguments.")] = None,
+    words: Annotated[
+        list[str], typer.Argument(metavar="SCRIPT.py [ARGS]", help="It calls coterie.join().")
+    ],
     agents: Annotated[int | None, typer.Option(help="Started here; by default one a GPU.")] = None,
     strategy: Annotated[str, typer.Option(help="A recipe or a sentence.")] = "auto",
     name: Annotated[str | None, typer.Option(help="Of the run; by default the script's.")] = None,
     overrides: Overrides = None,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
-    as_lines: AsLines = False,
 ) -> None:
     """Run a script with a training loop of its own on every agent."""
     with answering(as_json) as answer:
         from coterie.engines.launch import script_job
 
         given = {"name": name, "strategy": strategy, "agents": agents}
-        job = script_job(script, args or (), given, overrides or ())
-        _learn(job, runs, None, screen(as_json, as_lines), answer)
+        job = script_job(Path(words[0]), words[1:], given, overrides or ())
+        _learn(job, runs, None, screen(as_json, as_lines=False), answer)
 
 
 def join(

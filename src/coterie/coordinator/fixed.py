@@ -22,7 +22,7 @@ def refuse_unlooped(strategy: Strategy) -> None:
     >>> refuse_unlooped(parse("asynchronous(8)"))
     Traceback (most recent call last):
     coterie.errors.StrategyError: expected members that meet and hold whole models for a script, \
-found asynchronous(8); choose another strategy, such as diloco(32)
+found chain(DyLU(8), Push(), Discount(), Outer(1.0)); choose another strategy, such as diloco(32)
     """
     if strategy.exchange.asynchronous or isinstance(strategy.team, Pipeline):
         raise StrategyError(

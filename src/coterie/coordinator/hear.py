@@ -57,13 +57,8 @@ def hear(run: Run, name: str, message: Any) -> None:
             _declined(run, name, message)
         case say.Offence():
             run.event("offence", member=message.member, reason=message.reason)
-        case say.Begun():
-            asked = run.ledger.num_epochs + len(run.ledger.free)  # of no later one it can know
-            run.passes = max(run.passes, min(message.data_epoch, asked) + 1)
-        case say.Ended():
-            _ended(run, name)
-        case say.Said():
-            run.event("said", member=name, text=message.text)
+        case say.Begun() | say.Ended() | say.Said():
+            _looped(run, name, message)
         case say.Failed():
             raise TrainingError(message.reason)
 
@@ -360,13 +355,17 @@ def put_on_record(run: Run) -> None:
     run.ledger.freed = False
 
 
-def _ended(run: Run, name: str) -> None:
-    """A script has ended: what was given out and not learned is void, for nobody will learn it."""
-    if run.job.script is None:
-        return
-    run.over = run.over or f"the script of {name} ended"
-    if run.plan is not None and not run.ledger.idle and not run.torn:
-        run.torn, run.why_torn = True, run.over
+def _looped(run: Run, name: str, message: say.Begun | say.Ended | say.Said) -> None:
+    """A script's loop goes on or ends: what was given out then is void, for nobody learns it."""
+    if isinstance(message, say.Said):
+        run.event("said", member=name, text=message.text)
+    elif isinstance(message, say.Begun):
+        asked = run.ledger.num_epochs + len(run.ledger.free)  # of no later one it can know
+        run.passes = max(run.passes, min(message.data_epoch, asked) + 1)
+    elif run.job.script is not None:
+        run.over = run.over or f"the script of {name} ended"
+        if run.plan is not None and not run.ledger.idle and not run.torn:
+            run.torn, run.why_torn = True, run.over
 
 
 def _scores(run: Run, name: str, scores: say.Scores) -> None:
