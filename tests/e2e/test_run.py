@@ -72,17 +72,3 @@ def test_the_example_ends_where_its_loop_does(desk: Any) -> None:
     assert not audit(desk.events()).num_lost
     said = [event["text"] for event in desk.events() if event["kind"] == "said"]
     assert [text.split(":")[0] for text in said] == ["epoch 0", "epoch 1"]
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("import coterie", "expected a script that calls coterie.join()"),
-        (SCRIPT.replace("SGD(", "SGDD("), "AttributeError"),
-    ],
-)
-def test_a_script_that_takes_no_part_is_a_sentence(desk: Any, script: str, words: str) -> None:
-    (desk.folder / "small.py").write_text(script)
-    finished = desk.run("run", "--agents", 1, "--runs", desk.runs, "small.py", 1)
-    assert finished.code != 0
-    assert words in finished.err
