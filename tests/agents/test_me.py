@@ -44,13 +44,17 @@ def test_alone_there_is_one_agent_who_says_all(capsys: pytest.CaptureFixture[str
     assert list(me.passes(3)) == [0, 1, 2]
 
 
-def test_alone_a_gradient_is_clipped_at_once() -> None:
+def test_alone_gradients_are_clipped_before_every_step_from_then_on() -> None:
     me = coterie.join()
-    model, *_ = me.prepare(*things())
-    model(torch.ones(1, 4)).sum().backward()
+    model, optimizer, *_ = me.prepare(*things())
+    me.clip_grad_norm_(0.25)
     me.clip_grad_norm_(0.5)
-    norms = [float(p.grad.norm()) for p in model.parameters() if p.grad is not None]
-    assert sum(norm**2 for norm in norms) ** 0.5 == pytest.approx(0.5, rel=1e-5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        norms = [float(p.grad.norm()) for p in model.parameters() if p.grad is not None]
+        assert sum(norm**2 for norm in norms) ** 0.5 == pytest.approx(0.5, rel=1e-5)
 
 
 def test_what_was_saved_is_gone_on_from(tmp_path: Path) -> None:

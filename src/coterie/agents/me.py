@@ -142,6 +142,7 @@ class Alone(Me):
     name = "alone"
     is_first = True
     should_stop = False
+    _max_norm: float | None = None
 
     def tell(self, loss: Tensor | float) -> None:
         """Nobody looks."""
@@ -155,8 +156,14 @@ class Alone(Me):
         return iter(range(num))
 
     def clip_grad_norm_(self, max_norm: float) -> None:
-        """Clip at once: nobody else has a gradient."""
-        nn.utils.clip_grad_norm_(self._prepared().model.parameters(), max_norm)
+        """Clip before every step from now on."""
+        if self._max_norm is None:
+            self._prepared().optimizer.register_step_pre_hook(self._clip)
+        self._max_norm = max_norm
+
+    def _clip(self, *_: object) -> None:
+        assert self._max_norm is not None
+        nn.utils.clip_grad_norm_(self._prepared().model.parameters(), self._max_norm)
 
     def _share(self, things: Things, accumulate: int) -> dict[int, Any]:
         loader: DataLoader[Any] = things.loader
