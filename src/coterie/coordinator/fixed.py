@@ -21,13 +21,15 @@ def refuse_unlooped(strategy: Strategy) -> None:
     >>> from coterie.sync.reading import parse
     >>> refuse_unlooped(parse("asynchronous(8)"))
     Traceback (most recent call last):
-    coterie.errors.StrategyError: expected members that meet and hold whole models for a script, \
-found chain(DyLU(8), Push(), Discount(), Outer(1.0)); choose another strategy, such as diloco(32)
+    coterie.errors.StrategyError: expected members that meet, hold whole models and count by their \
+samples for a script, found chain(DyLU(8), Push(), Discount(), Outer(1.0)); choose another strategy, \
+such as diloco(32)
     """
-    if strategy.exchange.asynchronous or isinstance(strategy.team, Pipeline):
+    is_scored = strategy.exchange.weighted == "score"  # by losses, which a script need not tell
+    if is_scored or strategy.exchange.asynchronous or isinstance(strategy.team, Pipeline):
         raise StrategyError(
-            "expected members that meet and hold whole models for a script, found "
-            f"{strategy}; choose another strategy, such as diloco(32)"
+            "expected members that meet, hold whole models and count by their samples for a "
+            f"script, found {strategy}; choose another strategy, such as diloco(32)"
         )
 
 
