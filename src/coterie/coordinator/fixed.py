@@ -22,8 +22,8 @@ def refuse_unlooped(strategy: Strategy) -> None:
     >>> refuse_unlooped(parse("asynchronous(8)"))
     Traceback (most recent call last):
     coterie.errors.StrategyError: expected members that meet, hold whole models and count by their \
-samples for a script, found chain(DyLU(8), Push(), Discount(), Outer(1.0)); choose another strategy, \
-such as diloco(32)
+samples for a script, found chain(DyLU(8), Push(), Discount(), Outer(1.0)); choose another \
+strategy, such as diloco(32)
     """
     is_scored = strategy.exchange.weighted == "score"  # by losses, which a script need not tell
     if is_scored or strategy.exchange.asynchronous or isinstance(strategy.team, Pipeline):
