@@ -43,6 +43,7 @@ PUBLIC = [
     "TrainingError",
     "__version__",
     "chain",
+    "join",
     "load_job",
     "parse",
     "train",
