@@ -109,6 +109,7 @@ class Run:
         self.hub: say.Hello | None = None  # the server of the star road, once it is here
         self.links: dict[frozenset[str], Link] = {}
         self.linked: set[str] = set()
+        self.regranted = False  # whether a machine grants another part of itself since
         self.chain: tuple[Layer, ...] = ()  # of the model, as the first to measure it told
 
     def _know_progress(self) -> None:
@@ -125,7 +126,6 @@ class Run:
         self.strategy: Strategy | None = None
         self.decisions: list[Decision] = []
         self.reconsidered_s = 0.0
-        self.regranted = False  # whether a machine grants another part of itself since
         self.told: dict[str, int] = {}  # by member: the newest round that it told of
         self.company: tuple[str, ...] = ()  # who met in the newest of all
         self.bandit, self.tried_s = Bandit(), 0.0  # what trials taught, and the time they took
