@@ -126,6 +126,7 @@ class Run:
         self.fenced: set[int] = set()  # servers that were given up, and may live: not to be heard
         self.links: dict[frozenset[str], Link] = {}
         self.linked: set[str] = set()
+        self.regranted = False  # whether a machine grants another part of itself since
         self.chain: tuple[Layer, ...] = ()  # of the model, as the first to measure it told
 
     def _know_progress(self) -> None:
@@ -145,7 +146,6 @@ class Run:
         self.waits_for = 0  # the quorum that was told last
         self.decisions: list[Decision] = []
         self.reconsidered_s = 0.0
-        self.regranted = False  # whether a machine grants another part of itself since
         self.told: dict[str, int] = {}  # by member: the newest round that it told of
         self.company: tuple[str, ...] = ()  # who met in the newest of all
 
