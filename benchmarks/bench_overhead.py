@@ -115,7 +115,7 @@ class Deaf:
 
     def tell(self, message: Any) -> None:
         """Pay for the encoding."""
-        from coterie.transport.messages import encode
+        from coterie.transport.frames import encode
 
         encode(message)
 

@@ -119,6 +119,7 @@ def test_commands_and_their_options_are_frozen() -> None:
         "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
         "plan": ["paths", "--cluster", "--set", "--measure", "--json"],
         "place": ["cluster", "--json"],
+        "run": ["words", "--agents", "--strategy", "--name", "--set", "--runs", "--json"],
         "simulate": [
             *("path", "--cluster", "--set", "--kill", "--failures", "--runs", "--json"),
         ],
@@ -364,6 +365,49 @@ class TestTrain:
         result = coterie("train", tmp_path / "no.yaml", "--json")
         assert result.exit_code == 2
         assert "expected a job file at" in last_json(result)["error"]
+
+
+class TestRun:
+    @pytest.fixture
+    def script(self, tmp_path: Path) -> Path:
+        path = tmp_path / "my train.py"
+        path.write_text("import coterie")
+        return path
+
+    def test_options_before_the_script_are_ours_and_those_behind_its_own(
+        self, script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake = FakeLaunch()
+        monkeypatch.setattr("coterie.engines.launch.launch", fake)
+        ours = ("--agents", 2, "--strategy", "diloco(8)", "--set", "agents.remote=1", "--json")
+        result = coterie("run", *ours, "--runs", tmp_path, script, "--json", "--lr", 0.1, "x")
+        assert (result.exit_code, last_json(result)["seconds"]) == (0, 2.0)
+        assert fake.job is not None
+        assert fake.job.script is not None
+        assert fake.job.script.args == ["--json", "--lr", "0.1", "x"]
+        assert (fake.job.name, fake.job.strategy) == ("my-train", "diloco(8)")
+        assert (fake.job.agents.local, fake.job.agents.remote) == (2, 1)
+
+    @pytest.mark.parametrize(
+        ("words", "refusal"),
+        [
+            (("--set", "batch=4"), "a script's own loader to say the batch"),
+            (("--set", "agents.spares=1"), "no spares"),
+            (("--set", "scheduler=m:f"), "expected no scheduler beside a script"),
+            (("--set", "until.accuracy=1"), "expected in until one or more of epochs"),
+        ],
+    )
+    def test_what_a_script_says_itself_is_refused(
+        self, script: Path, words: tuple[str, ...], refusal: str
+    ) -> None:
+        result = coterie("run", *words, script)
+        assert result.exit_code == 2
+        assert refusal in result.stderr
+
+    def test_a_script_that_is_not_there_is_named(self, tmp_path: Path) -> None:
+        result = coterie("run", tmp_path / "none.py")
+        assert result.exit_code == 2
+        assert "expected a script at" in result.stderr
 
 
 class TestDemo:
@@ -652,15 +696,8 @@ class TestCompletion:
 class TestExamples:
     def test_are_short(self) -> None:
         files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
-        names = {
-            "job.yaml",
-            "digits_task.py",
-            "02_python.py",
-            "cluster.yaml",
-            "narrow.yaml",
-            "kinds.yaml",
-            "04_multitask.py",
-        }
+        names = {"job.yaml", "digits_task.py", "02_python.py", "kinds.yaml", "04_own_loop.py"}
+        names |= {"cluster.yaml", "narrow.yaml", "04_multitask.py"}
         assert names <= {p.name for p in files}
         assert [p.name for p in files if p.read_text().count("\n") > 100] == []
 

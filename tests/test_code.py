@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from coterie.code import MOST_BYTES, check_same, digests, shipped, texts, unpack
-from coterie.config import Job, TaskSpec
+from coterie.config import Job, Script, TaskSpec
 from coterie.errors import JobError
 
 FILES = {
@@ -80,3 +80,9 @@ def test_nothing_is_made_of_no_code_or_of_too_much() -> None:
         unpack({}, Path("nowhere"))
     with pytest.raises(JobError, match="at most 4 MB to ship, found 4 MB"):
         shipped({"big.py": "#" * (MOST_BYTES + 1)})
+
+
+def test_a_script_with_a_loop_of_its_own_is_code_as_well(root: Path) -> None:
+    (root / "train.py").write_text("import sets\n")
+    job = Job(name="x", script=Script.of(root / "train.py", []), root=str(root))
+    assert texts(job).keys() == {"train.py", "sets.py"}

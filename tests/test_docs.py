@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 import typer
+from torch.utils.data import TensorDataset
 
 from coterie.cli import app
 from coterie.sync import RECIPES, parse
@@ -47,6 +51,31 @@ def test_a_page_says_what_it_costs_when_to_choose_it_and_what_a_death_does(
     page: Path, heading: str
 ) -> None:
     assert f"**{heading}.**" in said(page)
+
+
+def test_a_script_of_another_tool_becomes_ours_by_ten_lines_at_most() -> None:
+    page = said(DOCS / "own-loop.md")
+    ours, *others = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    diffs = re.findall(r"```diff\n(.*?)```", page, flags=re.DOTALL)
+    assert len(others) == len(diffs) == 2
+    for theirs, diff in zip(others, diffs, strict=True):
+        lines = diff.splitlines()
+        assert [line[1:] for line in lines if line[0] != "+"] == theirs.splitlines()
+        assert [line[1:] for line in lines if line[0] != "-"] == ours.splitlines()
+        assert sum(line[0] == "-" for line in lines) <= 10
+        assert sum(line[0] == "+" for line in lines) <= 10
+
+
+def test_the_script_of_the_page_runs_by_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = ModuleType("mine")
+    pairs = TensorDataset(torch.eye(4), torch.arange(4))
+    vars(mine).update(dataset=pairs, net=lambda: torch.nn.Linear(4, 4))
+    monkeypatch.setitem(sys.modules, "mine", mine)
+    ours, *_ = re.findall(r"```python\n(.*?)```", said(DOCS / "own-loop.md"), flags=re.DOTALL)
+    exec(ours, {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list("0123456789")
 
 
 @pytest.mark.parametrize("folder", ["recipes", "decisions"])

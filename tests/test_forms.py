@@ -11,7 +11,7 @@ from coterie.cluster import Cluster
 from coterie.config import Agents, Drill, Job, Ref, Scheduler, load_job
 from coterie.errors import CoterieError, JobError
 from coterie.forms import schema, write_job
-from coterie.specs import AnySpec
+from coterie.specs import AnySpec, MultiSpec
 from coterie.yamls import read_file, read_yaml
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -64,7 +64,7 @@ class TestJob:
     def test_several_tasks_are_written_as_they_were_given(self, tmp_path: Path) -> None:
         head = "tasks: {odd: {model: nets:head}}, train: sets:all, test: sets:all"
         job = write_job(tmp_path / "first.yaml", "nets", [f"task={{trunk: nets:t, {head}}}"], "")
-        assert job.task.kind == "multi"
+        assert isinstance(job.task, MultiSpec)
         written = schema(Job)
         value = read_yaml((tmp_path / "first.yaml").read_text(), "job")
         assert faults(value, written, written) == []

@@ -45,6 +45,7 @@ PUBLIC = [
     "TrainingError",
     "__version__",
     "chain",
+    "join",
     "load_job",
     "parse",
     "train",

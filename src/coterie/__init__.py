@@ -25,6 +25,7 @@ from coterie.errors import (
 )
 
 if TYPE_CHECKING:
+    from coterie.agents.me import join
     from coterie.config import Job, load_job
     from coterie.engines.train import train
     from coterie.sync.chain import chain
@@ -69,6 +70,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "chain",
+    "join",
     "load_job",
     "parse",
     "train",
@@ -99,6 +101,7 @@ _HOMES = {
     "Supervised": "coterie.tasks.supervised",
     "Table": "coterie.tasks.tables",
     "chain": "coterie.sync.chain",
+    "join": "coterie.agents.me",
     "load_job": "coterie.config",
     "parse": "coterie.sync.reading",
     "train": "coterie.engines.train",

@@ -29,6 +29,10 @@ def texts(job: Job) -> dict[str, str]:
     """
     root, found = Path(job.root), dict[str, str]()
     pending = [call.partition(":")[0] for call in _calls(job.model_dump())]
+    if job.script is not None and (root / job.script.path).is_file():
+        name = job.script.path
+        found[name] = (root / name).read_text(encoding="utf-8", errors="replace")
+        pending += _imports(found[name], PurePosixPath(name))
     while pending:
         for path in _files(root, pending.pop()):
             name = path.relative_to(root).as_posix()

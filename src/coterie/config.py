@@ -17,7 +17,17 @@ from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
 from coterie.refusals import checked, shown
-from coterie.specs import BUDGETS, AnySpec, Positive, Ref, TaskSpec, Words, shorter, with_kind
+from coterie.specs import (
+    BUDGETS,
+    AnySpec,
+    Positive,
+    Ref,
+    Script,
+    TaskSpec,
+    Words,
+    shorter,
+    with_kind,
+)
 from coterie.yamls import read_file, read_yaml, write_yaml
 
 __all__ = [
@@ -26,6 +36,7 @@ __all__ = [
     "Job",
     "Ref",
     "Scheduler",
+    "Script",
     "TaskSpec",
     "dump_job",
     "load_job",
@@ -128,6 +139,9 @@ class Agents(Words):
 class Job(Words):
     """One run, whole: task, optimizer, agents, strategy, and when it is done.
 
+    A script with a loop of its own stands for the task, the optimizer and the scheduler; its batch
+    is 1 until its loader says otherwise, and it ends by itself unless `until` says when.
+
     `until` ends the run at the first of its keys reached: epochs, steps, minutes, or a metric of
     the task at or above its value. `root` is the folder whose modules references may name. With
     `deterministic`, nothing that was measured decides what is learned by whom.
@@ -140,13 +154,15 @@ class Job(Words):
 
     name: str
     """The run's folder: runs/NAME, then runs/NAME-2 and so on."""
-    task: Annotated[AnySpec, Field(discriminator="kind")]
+    task: Annotated[AnySpec, Field(discriminator="kind")] | None = None
     """What is learned; module:function is looked for beside this file first."""
-    optimizer: Ref
+    optimizer: Ref | None = None
     """Called with the parameters, and with what stands under `with`."""
     scheduler: Scheduler | None = None
     """A learning-rate schedule, such as
     {call: "torch.optim.lr_scheduler:CosineAnnealingLR", with: {T_max: 100}, every: epoch}."""
+    script: Script | None = None
+    """In place of task and optimizer: a script with a loop of its own, as `coterie run` says it."""
     batch: Annotated[int, Field(strict=True, gt=0)]
     """Samples of one step, over all agents."""
     seed: Whole = 0
@@ -174,6 +190,13 @@ class Job(Words):
     root: str = "."
     """The folder in which module:function is looked for, relative to this file's."""
 
+    @check_whole(mode="before")
+    @classmethod
+    def _ends_by_itself(cls, found: object) -> object:
+        if isinstance(found, Mapping) and found.get("script") is not None:
+            return {"batch": 1, "until": {}, **found}
+        return found
+
     @check("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
@@ -186,7 +209,7 @@ class Job(Words):
     @check("task", mode="before")
     @classmethod
     def _says_its_kind(cls, task: object) -> object:
-        return with_kind(task)
+        return None if task is None else with_kind(task)
 
     @check("until")
     @classmethod
@@ -212,14 +235,26 @@ class Job(Words):
         raise JobError(f"expected host:port with a port of 0..65535, found {listen!r}")
 
     @check_whole(mode="after")
+    def _is_a_task_or_a_script(self) -> Job:
+        for key in ("task", "optimizer", "scheduler", "baselines"):
+            if self.script is not None and getattr(self, key):
+                raise JobError(f"expected no {key} beside a script, found one; leave it out")
+        for key in ("task", "optimizer") if self.script is None else ():
+            if getattr(self, key) is None:
+                raise JobError(f"expected the key {key}, found none; add it")
+        return self
+
+    @check_whole(mode="after")
     def _hangs_together(self) -> Job:
-        possible = (*BUDGETS, *self.task.scores)
+        possible = (*BUDGETS, *(self.task.scores if self.task else ()))
         unknown = [name for name in self.until if name not in possible]
-        if unknown or not self.until:
+        if unknown or not (self.until or self.script):
             raise JobError(
                 f"expected in until one or more of {', '.join(possible)}, "
                 f"found {', '.join(unknown) or 'none'}; name one of these or add a metric"
             )
+        if self.script is not None:
+            return self
         if self.agents.num_known is not None and self.batch < self.agents.num_known:
             raise JobError(
                 f"expected a batch of at least one sample per agent, found {self.batch} for "
@@ -266,8 +301,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """
     path = Path(path)
     data = read_file(path, "job")
-    for override in overrides:
-        data = overlaid(data, override)
+    data = overlaid(data, overrides)
     data["root"] = str((path.parent / str(data.get("root") or ".")).resolve())
     return parse_job(data, " with --set ".join((str(path), *overrides)))
 
@@ -293,12 +327,18 @@ def dump_job(job: Job) -> str:
     return write_yaml(job.model_dump(by_alias=True))
 
 
-def overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
-    """Plain values with an `a.b=value` laid over them; raises JobError where it cannot be.
+def overlaid(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Values with `a.b=value` overrides laid over them. Raises JobError for others.
 
-    >>> overlaid({"until": {"epochs": 3}}, "until.steps=1e3")
-    {'until': {'epochs': 3, 'steps': 1000.0}}
+    >>> overlaid({"agents": {"local": 2}}, ["agents.remote=1"])
+    {'agents': {'local': 2, 'remote': 1}}
     """
+    for override in overrides:
+        data = _overlaid(data, override)
+    return data
+
+
+def _overlaid(data: dict[str, Any], override: str) -> dict[str, Any]:
     dotted, equals, value = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):

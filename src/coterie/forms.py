@@ -8,7 +8,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -54,8 +55,7 @@ def write_job(path: Path, module: str, overrides: Sequence[str], editor_schema: 
         "batch": 64,
         "until": {"epochs": 10},
     }
-    for override in overrides:
-        given = overlaid(given, override)
+    given = overlaid(given, overrides)
     source = " with --set ".join((str(path), *overrides))
     parse_job(given, source)  # what the job refuses is told of the values, not of their text
     text = job_text(path.name, given, editor_schema)
@@ -101,14 +101,21 @@ def _block(shape: object, value: object) -> type[BaseModel] | None:
     """Whose keys stand below a key, by kind where there are several; those of a `Ref` do not."""
     if not isinstance(value, Mapping):
         return None
-    if get_origin(shape) is dict:  # of names that are the user's own
-        return None
-    for words in get_args(shape) or (shape,):
+    for words in _forms(shape):
         if isinstance(words, type) and issubclass(words, BaseModel) and not issubclass(words, Ref):
             kind = words.model_fields.get("kind")
             if kind is None or kind.default == kind_of(value):
                 return words
     return None
+
+
+def _forms(shape: object) -> Iterator[object]:
+    """What a key may hold: each of a union, whatever is noted about it."""
+    if get_origin(shape) in (Annotated, Union, UnionType):
+        for part in get_args(shape):
+            yield from _forms(part)
+    else:
+        yield shape
 
 
 def _default(field: FieldInfo) -> Any:

@@ -7,8 +7,10 @@ editors say of it.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, JsonValue
@@ -252,6 +254,42 @@ class MultiSpec(Words):
         own = {name: task.scores for name, task in self.tasks.items()}
         means = dict.fromkeys(metric for metrics in own.values() for metric in metrics)
         return (*means, *(f"{name}/{metric}" for name in own for metric in own[name]))
+
+
+class Script(Words):
+    """A script with a training loop of its own, by its path in the root, and its arguments."""
+
+    path: str
+    """Where it lies in the root."""
+    args: list[str] = Field(default_factory=list)
+    """What stands behind it on the command line."""
+    digest: str
+    """Its fingerprint: every agent has to run the same."""
+
+    @classmethod
+    def of(cls, path: Path, args: Sequence[str]) -> Script:
+        """A script as it stands now. Raises JobError where there is none.
+
+        >>> len(Script.of(Path(__file__), ["--lr", "0.1"]).digest)
+        16
+        """
+        return cls(path=path.name, args=list(args), digest=_digest(path))
+
+    def found_in(self, root: str) -> Path:
+        """The script in a root that may be another machine's. Raises JobError for another one."""
+        path = Path(root, self.path)
+        if _digest(path) != self.digest:
+            raise JobError(
+                f"expected the {self.path} that the run was started with, found another in "
+                f"{path.parent}; copy it from there, for all agents have to run the same"
+            )
+        return path
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise JobError(f"expected a script at {path}, found none; check its path, or set --root")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 AnySpec = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | MultiSpec

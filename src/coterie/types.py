@@ -55,6 +55,20 @@ class Layout:
         """A short fingerprint: two models with equal digests can exchange vectors."""
         return hashlib.sha256(json.dumps([self.names, self.shapes]).encode()).hexdigest()[:16]
 
+    def difference(self, other: Layout) -> str:
+        """The first parameter in which two models differ, as words that follow; empty if none.
+
+        >>> Layout(("w", "b"), ((2,), (4,))).difference(Layout(("w", "b"), ((2,), (3,))))
+        ': b is (4,), elsewhere (3,)'
+        """
+        mine, theirs = (dict(zip(k.names, k.shapes, strict=True)) for k in (self, other))
+        for name in [*mine, *theirs]:
+            if mine.get(name) != theirs.get(name):
+                return f": {name} is {mine.get(name, 'missing')}, elsewhere " + str(
+                    theirs.get(name, "missing")
+                )
+        return ""
+
     def slices(self) -> Iterator[tuple[str, slice]]:
         """Each name with its place in the flat vector."""
         start = 0

@@ -34,10 +34,13 @@ class Aside:
 class Group:
     """Workers driven in lockstep; whoever waits for the road is answered once all are there."""
 
-    def __init__(self, *names: str, lr: float = 0.1) -> None:
+    def __init__(
+        self, *names: str, lr: float = 0.1, setup: Callable[[str], Setup] | None = None
+    ) -> None:
         task = Supervised("t", lambda: nn.Linear(3, 2), PAIRS, PAIRS)
         made = Setup(task, lambda parameters: torch.optim.Adam(parameters, lr=lr))
-        self.workers = {name: Worker(name, Learner(made)) for name in names}
+        setups = {name: setup(name) if setup else made for name in names}
+        self.workers = {name: Worker(name, Learner(setups[name])) for name in names}
         self.lives = {name: worker.live() for name, worker in self.workers.items()}
         self.orders: dict[str, deque[Any]] = {name: deque() for name in names}
         self.told: dict[str, list[Any]] = {name: [] for name in names}
@@ -101,6 +104,8 @@ class Group:
                 return True, None
             case do.Compute(run, _):
                 return True, attempt(run)
+            case do.Await(run):
+                return True, run()
             case do.Hear() if self.orders[name]:
                 return True, self.orders[name].popleft()
             case do.Post(to, _, data):
@@ -222,7 +227,7 @@ def block(number: int, first: int, stop: int, **given: Any) -> say.Block:
 class Stage:
     """What tests need to play: members, and what they are told."""
 
-    group, two = Group, staticmethod(Group.of_two)
+    group, two, pairs = Group, staticmethod(Group.of_two), PAIRS
     term, block = staticmethod(term), staticmethod(block)
 
 

@@ -53,6 +53,7 @@ class Play:
         self.chain: tuple[tuple[str, float, int, float, float], ...] = ()  # of the model's layers
         self.meeting_s = 0.0  # of a round, beyond the work
         self.scoring_s = 0.001
+        self.num_passes = 0  # of scripts' own loops
         self.saving_s = 0.0  # that a member stands still for a save
         self.accuracy, self.loss = 0.5, 1.0
         self.mute: set[str] = set()  # alive, but neither beating nor answering
@@ -106,7 +107,11 @@ class Play:
 
     def ready(self, shape: tuple[int, ...] = (10,), needs_closure: bool = False) -> say.Ready:
         return say.Ready(
-            names=("w",), shapes=(shape,), num_train=self.num_train, needs_closure=needs_closure
+            names=("w",),
+            shapes=(shape,),
+            num_train=self.num_train,
+            needs_closure=needs_closure,
+            batch=BATCH if self.run.job.script else None,
         )
 
     def back(self, name: str, **words: Any) -> say.Back:
@@ -275,6 +280,9 @@ class Play:
                     metrics={"accuracy": self.accuracy},
                     seconds=self.scoring_s,
                 )
+            case say.Turn() if message.term == self.terms[name].number:
+                goes_on = message.data_epoch < self.num_passes
+                yield say.Begun(data_epoch=message.data_epoch) if goes_on else say.Ended()
             case say.Save() if message.term == self.terms[name].number:
                 yield say.Saved(ticket=message.ticket, pause_s=self.saving_s)
                 files = [f"state/{name}", *(["model"] if message.whole else [])]

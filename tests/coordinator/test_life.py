@@ -259,3 +259,71 @@ def test_a_death_in_a_comparison_costs_no_sample(play, arm):
     p.to_the_end()
     assert p.run.failure == ""
     assert learned_once(p, num_epochs=20)
+
+
+OWN = {
+    "script": {"path": "train.py", "digest": "0"},
+    "task": None,
+    "optimizer": None,
+    "until": {},
+    "batch": 1,
+}
+
+
+def test_a_script_is_given_as_many_passes_as_it_begins_and_ends_the_run(play):
+    p = play(**OWN)
+    p.num_passes = 2
+    p.enter().to_the_end()
+    assert (p.run.failure, p.run.stopping, p.run.job.batch) == ("", "", 32)
+    assert learned_once(p, num_epochs=2)
+    assert [order.data_epoch for order in p.orders_of(say.Turn, to="a")] == [0, 1, 2]
+    assert "script of" in p.orders_of(say.Stop)[0].reason
+    assert not p.orders_of(say.Evaluate)
+    assert len(p.checkpoints) == 1
+
+
+@pytest.mark.parametrize("num", [1, 4, 5, 7])
+@pytest.mark.parametrize("phase", [say.Turn, say.Block])
+def test_a_death_between_passes_or_within_costs_no_sample(play, phase, num):
+    p = play(**OWN)
+    p.num_passes = 3
+    p.enter()
+    p.until_true(lambda: len(p.orders_of(phase)) >= num)
+    p.kill("b")
+    p.to_the_end()
+    assert p.run.failure == ""
+    assert learned_once(p)
+
+
+def test_a_newcomer_between_two_passes_is_taken_in_and_asked_too(play):
+    p = play(**OWN)
+    p.num_passes = 2
+    p.enter().until_true(lambda: len(p.orders_of(say.Turn)) >= 4)
+    p.kill("b")
+    p.enter("b").to_the_end()
+    assert learned_once(p, num_epochs=2)
+    assert "b" in p.memberships[-1]
+
+
+def test_a_script_that_ends_within_a_pass_voids_what_was_given_out(play):
+    p = play(**OWN)
+    p.num_passes = 9
+    p.enter().until(say.Block, num=3)
+    p.say("b", say.Ended())
+    p.to_the_end()
+    assert (p.run.failure, p.run.stopping) == ("", "")
+    assert 0 < p.run.ledger.epochs_done < 1
+    assert p.run.ledger.idle
+    assert p.checkpoints[-1].meta["round"] == p.run.ledger.committed
+
+
+def test_scripts_with_other_loaders_are_refused(play):
+    p = play(2, **OWN)
+    p.enter("a")
+    p.hello("b")
+    p.say("b", p.ready().model_copy(update={"batch": 64}))
+    assert "the same model and data on every agent, found others on b" in p.run.failure
+    p = play(2, **OWN)
+    p.hello("a")
+    p.say("a", p.ready().model_copy(update={"batch": 1}))
+    assert "at least one sample for each of 2 agents, found 1" in p.run.failure

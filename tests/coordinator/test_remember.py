@@ -279,3 +279,13 @@ def replace(p: Any) -> None:
     p.wait(6.0)  # for those that are mute
     for name in sorted(p.mute & p.alive):
         p.say(name, retold(p, name))
+
+
+def test_what_a_script_told_of_its_batch_is_known_again(play: Any) -> None:
+    own = {"script": {"path": "train.py", "digest": "0"}, "task": None, "optimizer": None}
+    p = play(2, **own, until={}, batch=1)
+    p.num_passes = 1
+    p.until_training()
+    written = p.run.job.model_copy(update={"batch": 1})  # as its file has it
+    again = Coordinator(written, 2, past=json.loads(json.dumps(p.events)))
+    assert again.run.job == p.run.job

@@ -13,7 +13,8 @@ import pytest
 import zmq
 
 from coterie.parent import is_alive
-from coterie.transport.messages import Report, State, TornRound, encode
+from coterie.transport.frames import encode
+from coterie.transport.messages import Report, State, TornRound
 from coterie.transport.secure import JoinKey
 from coterie.watch.events import audit
 

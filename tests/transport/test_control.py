@@ -15,7 +15,8 @@ import zmq.utils.monitor
 from coterie.errors import JobError
 from coterie.transport import control
 from coterie.transport.control import ControlClient, ControlServer, Inbox
-from coterie.transport.messages import BadMessage, Beat, Bye, Failed, State, Stop, encode
+from coterie.transport.frames import BadMessage, encode
+from coterie.transport.messages import Beat, Bye, Failed, State, Stop
 from coterie.transport.secure import JoinKey, Keys
 
 DEADLINE_S = 20.0  # bounds a test that hangs; none waits for it otherwise

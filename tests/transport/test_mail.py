@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from coterie.errors import TrainingError
 from coterie.transport.control import Inbox
+from coterie.transport.frames import BadMessage
 from coterie.transport.mail import (
     ACK,
     BACK,
@@ -28,7 +29,6 @@ from coterie.transport.mail import (
     read_part,
     term_channel,
 )
-from coterie.transport.messages import BadMessage
 
 SIZES = st.sampled_from([0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
 names = st.text(min_size=1, max_size=8)

@@ -14,13 +14,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coterie.leases import cut_block
+from coterie.transport.frames import BadMessage, decode_from_agent, decode_from_coordinator, encode
 from coterie.transport.messages import (
     Back,
-    BadMessage,
     Beat,
+    Begun,
     Block,
     Bye,
     Declined,
+    Ended,
     Evaluate,
     Failed,
     FromAgent,
@@ -35,6 +37,7 @@ from coterie.transport.messages import (
     Ready,
     Refused,
     Report,
+    Said,
     Save,
     Saved,
     Scores,
@@ -43,12 +46,10 @@ from coterie.transport.messages import (
     Stop,
     Term,
     TornRound,
+    Turn,
     Welcome,
     Who,
     Wire,
-    decode_from_agent,
-    decode_from_coordinator,
-    encode,
 )
 
 Decode = Callable[[list[bytes]], Any]
@@ -87,6 +88,9 @@ FROM_AGENT: list[Wire] = [
     Scores(round=3, metrics={"accuracy": 0.97}, seconds=0.5),
     Failed(reason="the loss is not finite – lower the rate"),
     STATE,
+    Begun(data_epoch=2),
+    Ended(),
+    Said(text="epoch 1: 0.93"),
     Bye(),
 ]
 BLOCK = Block(
@@ -111,6 +115,7 @@ FROM_COORDINATOR: list[Wire] = [
     BLOCK,
     Land(term=2),
     Evaluate(term=2),
+    Turn(term=2, data_epoch=3, epoch_loss=0.5),
     Save(term=2, ticket=7, whole=True),
     Stop(reason="done"),
     STATE,

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coterie.transport import messages as say
-from coterie.transport.messages import BadMessage, decode_from_agent, decode_from_coordinator
+from coterie.transport.frames import BadMessage, decode_from_agent, decode_from_coordinator, encode
 
 DECODERS: list[Callable[[Sequence[bytes]], Any]] = [decode_from_agent, decode_from_coordinator]
 KINDS = [
@@ -91,7 +91,7 @@ def test_arbitrary_fields_of_a_kind_are_refused(kind: str, fields: dict[str, Any
 def test_fields_of_other_types_are_refused_or_taken_as_they_are(
     message: say.Wire, data: st.DataObject
 ) -> None:
-    frames = say.encode(message)
+    frames = encode(message)
     said = json.loads(frames[0])
     for name in data.draw(st.sets(st.sampled_from(sorted(said)), min_size=1, max_size=3)):
         if data.draw(st.booleans()):
@@ -106,7 +106,7 @@ def test_fields_of_other_types_are_refused_or_taken_as_they_are(
 def test_frames_damaged_cut_short_or_swapped_are_refused(
     message: say.Wire, other: say.Wire, data: st.DataObject
 ) -> None:
-    frames = [bytearray(frame) for frame in (*say.encode(message), *say.encode(other))]
+    frames = [bytearray(frame) for frame in (*encode(message), *encode(other))]
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, len(frames) - 1))
         frame = frames[at]

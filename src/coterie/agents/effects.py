@@ -54,6 +54,13 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Await:
+    """Run a function that waits for the user's own loop; its value."""
+
+    run: Callable[[], Any]
+
+
+@dataclass(frozen=True)
 class Stream:
     """Run a function that hands out parts of a vector as it computes them, and sum each at once.
 
@@ -161,6 +168,7 @@ Effect = (
     | TellMeanwhile
     | Hear
     | Compute
+    | Await
     | Stream
     | Form
     | Give

@@ -17,8 +17,9 @@ import torch
 
 from coterie.agents.draws import repeatable
 from coterie.agents.grant import Grant
-from coterie.agents.learner import Learner, Setup
+from coterie.agents.learner import Learner, Setup, best_device
 from coterie.agents.perform import Performer, Roads, drive
+from coterie.agents.script import Seat, follow
 from coterie.agents.worker import Worker
 from coterie.code import check_same, unpack
 from coterie.config import Job, load_job, parse_job
@@ -45,18 +46,14 @@ AGAIN_S = 60.0  # for a coordinator to come in the place of one that called this
 LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
 
 
-def best_device() -> str:
-    """Where this process computes: its GPU if it has one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def setup_of(job: Job, device: str) -> Setup:
     """The task, optimizer and schedule that a job names; raises JobError for what does not work."""
-    task = from_spec(job.name, job.task, job.root)
-    scheduler = job.scheduler
+    if job.task is None or job.optimizer is None:
+        raise JobError("expected a job with a task, found one with a script; use coterie run")
+    optimizer, scheduler = job.optimizer, job.scheduler
     return Setup(
-        task=task,
-        optimizer=lambda params: instantiate(job.optimizer, job.root, params),
+        task=from_spec(job.name, job.task, job.root),
+        optimizer=lambda params: instantiate(optimizer, job.root, params),
         scheduler=(lambda o: instantiate(scheduler, job.root, o)) if scheduler else None,
         scheduler_every=scheduler.every if scheduler else "epoch",
         device=device,
@@ -109,8 +106,12 @@ def _part(
         first = hello(name, roads.ring.store_endpoint, best_device())
         welcome, files = _welcome(client, first, endpoint, patience_s)
         root = _root(place, welcome, client)
+        perform = Performer(name, client, roads, rest_s)
         try:
             job = parse_job({**welcome.job, "root": str(root.resolve())})
+            if job.script is not None:
+                seat = Seat(first, job, files, perform, client.tell, lambda: client.given_up)
+                return follow(seat), False
             worker = Worker(name, learner or _built(job), hello=first, granted=_granted(first))
             if files:
                 worker.resume(files)
@@ -119,7 +120,7 @@ def _part(
             return str(error), False
         client.tell(worker.learner.ready())
         with repeatable(job.deterministic):
-            why = drive(worker.live(), Performer(name, client, roads, rest_s))
+            why = drive(worker.live(), perform)
         if client.given_up:
             raise TrainingError(client.given_up)
         return why, worker.again

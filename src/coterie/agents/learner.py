@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,31 @@ from coterie.transport.messages import Ready
 from coterie.types import Batch, Layout
 
 
+def best_device() -> str:
+    """Where this process computes: its GPU if it has one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Own(Protocol):
+    """The user's own loop as a learner sees it: it has a model, and computes its gradients."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    batch: int  # samples of one step over all agents
+
+    def descend(self, indices: Sequence[int], data_epoch: int) -> float:
+        """Leave the mean gradient on these samples in the model; the loss, NaN if it is not told.
+
+        Raises NotFinite where the loop drops the batch, and LoopEnded where it is over.
+        """
+
+    def finish(self) -> None:
+        """Do to the gradient that is stepped on what the loop wants done to it."""
+
+    def begins(self, data_epoch: int) -> bool:
+        """End all earlier passes over the data; whether the loop begins this one."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What is learned, and by which optimizer and schedule: a recipe for a `Learner`."""
@@ -37,6 +62,7 @@ class Setup:
     scheduler_every: Literal["epoch", "step"] = "epoch"
     device: str = "cpu"
     seed: int = 0
+    own: Own | None = None  # who computes the gradients, where that is not the task
 
 
 class Learner:
@@ -46,10 +72,10 @@ class Learner:
         torch.manual_seed(setup.seed)  # every member starts from the same weights
         self.setup = setup
         self.task = setup.task
-        self.model = setup.task.build().to(setup.device)
+        self.model = (setup.own.model if setup.own else setup.task.build()).to(setup.device)
         self.layout = Layout.of(self.model)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = setup.optimizer(self._parameters)
+        self.optimizer = setup.own.optimizer if setup.own else setup.optimizer(self._parameters)
         self.scheduler = setup.scheduler(self.optimizer) if setup.scheduler else None
         self.draws = Draws(setup.device)  # it goes on as a plain torch loop would
         self.num_steps = 0
@@ -71,7 +97,17 @@ class Learner:
             num_train=self.task.num_train,
             needs_closure=self.needs_closure,
             shuffled=shuffled(self.setup.seed),
+            batch=self.setup.own.batch if self.setup.own else None,
         )
+
+    @property
+    def streams(self) -> bool:
+        """Whether parts of a gradient are final before the whole is: a loop may change it last."""
+        return self.setup.own is None
+
+    def begins(self, data_epoch: int) -> bool:
+        """Whether the user's own loop begins this pass; a task is learned as long as is asked."""
+        return self.setup.own is None or self.setup.own.begins(data_epoch)
 
     def step(
         self, indices: Sequence[int], pull: float = 0.0, anchor_N: Tensor | None = None
@@ -82,19 +118,16 @@ class Learner:
         """
         first: list[float] = []
 
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            loss = self.task.loss(self.model, batch)
-            first.append(self._finite(loss))
-            loss.backward()  # type: ignore[no-untyped-call]
+        def closure() -> float:
+            first.append(self._descend(batch))
+            self._finish()
             if anchor_N is not None:
                 self._draw(pull, anchor_N)
-            return loss
+            return first[-1]
 
         with self.draws:
-            batch = self.task.fetch(indices)
-            # torch types a closure as returning float; every optimizer passes the tensor through
-            self.optimizer.step(closure)  # type: ignore[arg-type]
+            batch = self._batch(indices)
+            self.optimizer.step(closure)
         self._stepped()
         return first[0]
 
@@ -138,18 +171,33 @@ class Learner:
         return torch.cat([block.to(self.dtype) for block in blocks]).cpu()
 
     def _backward(self, indices: Sequence[int]) -> float:
-        self.optimizer.zero_grad()
         with self.draws:
-            loss = self.task.loss(self.model, self.task.fetch(indices))
-            value = self._finite(loss)
-            loss.backward()  # type: ignore[no-untyped-call]
+            return self._descend(self._batch(indices))
+
+    def _batch(self, indices: Sequence[int]) -> Batch:
+        """The samples; a loop of its own fetches them itself, and is told which."""
+        return Batch(indices, len(indices)) if self.setup.own else self.task.fetch(indices)
+
+    def _descend(self, batch: Batch) -> float:
+        """The loss on a batch; its gradient is left in the parameters."""
+        self.optimizer.zero_grad()
+        if self.setup.own is not None:
+            return self.setup.own.descend(batch.data, self.data_epoch)
+        loss = self.task.loss(self.model, batch)
+        value = self._finite(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
         return value
+
+    def _finish(self) -> None:
+        if self.setup.own is not None:
+            self.setup.own.finish()
 
     def apply(self, gradient_N: Tensor) -> None:
         """Step the optimizer on a gradient that was agreed on."""
         for parameter, (_, where) in zip(self._parameters, self.layout.slices(), strict=True):
             agreed = gradient_N[where].view(parameter.shape)
             parameter.grad = agreed.to(parameter.device, parameter.dtype)
+        self._finish()
         self.optimizer.step()
         self._stepped()
 
@@ -286,7 +334,7 @@ class Learner:
     def scratch(self) -> Learner:
         """A copy to measure on, that leaves this one and the random state as they are."""
         with torch.random.fork_rng(devices=[]):
-            return Learner(self.setup)
+            return Learner(replace(self.setup, own=None))
 
     def forget(self) -> None:
         """Begin anew with the optimizer: what it remembers is of values that are not finite."""

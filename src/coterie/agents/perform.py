@@ -118,6 +118,8 @@ class Performer:
                 return self._client.inbox.get()
             case do.Compute(run, _):
                 return self._compute(run)
+            case do.Await(run):
+                return run()
             case do.Leave(handle):
                 return handle.leave()
         if self._client.inbox.urgent():

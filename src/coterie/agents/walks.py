@@ -156,7 +156,8 @@ def _work(
     if not member.sentence.walks:
         # Of a round that stands from an earlier term, another may hold its part: that one streams
         # nothing any more, and all have to meet in one way.
-        if member.sentence.plain and len(member.cohort) > 1 and number > member.stands:
+        can_stream = member.sentence.plain and member.learner.streams
+        if can_stream and len(member.cohort) > 1 and number > member.stands:
             return (yield from _streamed(member, batches, leases))
         return (yield from _gradient(member, batches))
     if isinstance(team, Pipeline) and len(member.cohort) >= team.least:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from coterie.agents import effects as do
@@ -16,12 +17,15 @@ from coterie.agents.member import Member
 from coterie.agents.pushes import came_late, catch_up, push_round
 from coterie.agents.settle import Stopped, join, regroup
 from coterie.agents.snapshot import MODEL_FILE, Snapshot, state_file
+from coterie.agents.turns import LoopEnded
 from coterie.agents.walks import finish, learn
 from coterie.errors import CoterieError, Torn
 from coterie.leases import Lease
 from coterie.transport.messages import (
+    Begun,
     Block,
     Bye,
+    Ended,
     Evaluate,
     Failed,
     Land,
@@ -33,6 +37,7 @@ from coterie.transport.messages import (
     State,
     Stop,
     Term,
+    Turn,
     Who,
 )
 from coterie.transport.parcels import pieces
@@ -93,8 +98,18 @@ class Worker(Member):
             metrics = yield do.Compute(self._score, (num_scored,))
             seconds = (yield do.Now()) - began_s
             yield do.Tell(Scores(round=self.round, metrics=metrics, seconds=seconds))
+        elif isinstance(order, Turn):
+            yield from self._turn(order)
         elif isinstance(order, Save):
             yield from self._save(order)
+
+    def _turn(self, order: Turn) -> do.Life[None]:
+        """Hand the turn to the user's own loop, which ends its pass and begins another or none."""
+        yield from self._land()
+        yield from report(self)
+        self.learner.end_epoch(order.data_epoch, order.epoch_loss)
+        goes_on = yield do.Await(partial(self.learner.begins, order.data_epoch))
+        yield do.Tell(Begun(data_epoch=order.data_epoch) if goes_on else Ended())
 
     def _land(self) -> do.Life[None]:
         """Wait for a meeting that still goes on."""
@@ -148,7 +163,11 @@ class Worker(Member):
             if fresh:
                 if self.sentence.exchange.quorum and (yield from came_late(self, number, leases)):
                     continue
-                mine = yield from learn(self, number, block.data_epoch, leases)
+                try:
+                    mine = yield from learn(self, number, block.data_epoch, leases)
+                except LoopEnded:
+                    yield from regroup(self)
+                    continue
                 if mine is None:
                     continue
                 self.contribution, self.walking = mine, 0

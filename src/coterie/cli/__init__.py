@@ -48,4 +48,5 @@ def coterie(
 ROOMS = (writing, learning, gathering, looking, deciding)
 for command in (command for room in ROOMS for command in room.COMMANDS):
     app.command()(command)
+app.command(context_settings=learning.OWN_ARGUMENTS)(learning.run)
 app.command(hidden=True)(learning.stand_by)

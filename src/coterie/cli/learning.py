@@ -1,4 +1,4 @@
-"""Commands that learn: demo, train, join."""
+"""Commands that learn: demo, train, run, join."""
 
 from __future__ import annotations
 
@@ -69,6 +69,26 @@ def train(
         job = load_job(path, overrides or ())
         origin = newest_run(job.name, runs) if resume else resume_from
         _learn(job, runs, origin, screen(as_json, as_lines), answer)
+
+
+def run(
+    words: Annotated[
+        list[str], typer.Argument(metavar="SCRIPT.py [ARGS]", help="It calls coterie.join().")
+    ],
+    agents: Annotated[int | None, typer.Option(help="Started here; by default one a GPU.")] = None,
+    strategy: Annotated[str, typer.Option(help="A recipe or a sentence.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="Of the run; by default the script's.")] = None,
+    overrides: Overrides = None,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Run a script with a training loop of its own on every agent."""
+    with answering(as_json) as answer:
+        from coterie.engines.launch import script_job
+
+        given = {"name": name, "strategy": strategy, "agents": agents}
+        job = script_job(Path(words[0]), words[1:], given, overrides or ())
+        _learn(job, runs, None, screen(as_json, as_lines=False), answer)
 
 
 def join(
@@ -152,3 +172,4 @@ def _learn(
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (demo, train, join)
+OWN_ARGUMENTS = {"allow_interspersed_args": False, "ignore_unknown_options": True}  # of the script

@@ -122,7 +122,7 @@ def log_final(run: Run) -> None:
             leases=leases,
         )
     for data_epoch in finished:
-        run.epoch_loss = run.loss_sum / max(1, run.num_losses)
+        run.epoch_loss = run.loss_sum / run.num_losses if run.num_losses else None
         run.loss_sum, run.num_losses = 0.0, 0
         run.event("epoch", data_epoch=data_epoch, loss=run.epoch_loss)
 

@@ -57,7 +57,12 @@ def equally(run: Run) -> Wait:
 
 
 def evaluation_due(run: Run) -> bool:
-    """After an epoch or a while, unless scoring would take more than its part of the time."""
+    """After an epoch or a while, unless scoring would take more than its part of the time.
+
+    A script scores by itself.
+    """
+    if run.job.script is not None:
+        return False
     since_s = run.now_s - run.scored_s
     if run.ledger.num_epochs <= run.scored_epoch and since_s < EVALUATE_WITHIN_S:
         return False

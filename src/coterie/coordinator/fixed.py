@@ -6,12 +6,31 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from coterie.coordinator.model import predict
-from coterie.errors import JobError
+from coterie.errors import JobError, StrategyError
+from coterie.sync.teams import Pipeline
 from coterie.types import Layout
 from coterie.world import Decision, World
 
 if TYPE_CHECKING:
     from coterie.sync.chain import Strategy
+
+
+def refuse_unlooped(strategy: Strategy) -> None:
+    """Raise StrategyError for a sentence that a script's own loop cannot learn by.
+
+    >>> from coterie.sync.reading import parse
+    >>> refuse_unlooped(parse("asynchronous(8)"))
+    Traceback (most recent call last):
+    coterie.errors.StrategyError: expected members that meet, hold whole models and count by their \
+samples for a script, found chain(DyLU(8), Push(), Discount(), Outer(1.0)); choose another \
+strategy, such as diloco(32)
+    """
+    is_scored = strategy.exchange.weighted == "score"  # by losses, which a script need not tell
+    if is_scored or strategy.exchange.asynchronous or isinstance(strategy.team, Pipeline):
+        raise StrategyError(
+            "expected members that meet, hold whole models and count by their samples for a "
+            f"script, found {strategy}; choose another strategy, such as diloco(32)"
+        )
 
 
 def refuse_unsteady(strategy: Strategy) -> None:

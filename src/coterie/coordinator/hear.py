@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from typing import Any
 
 from coterie.code import digests
 from coterie.coordinator.account import log_final
-from coterie.coordinator.compensate import listen
-from coterie.coordinator.gauge import Flow, Pace
+from coterie.coordinator.gauge import Flow
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
 from coterie.coordinator.model import fit_device
-from coterie.coordinator.perceive import regrant
+from coterie.coordinator.perceive import measure
 from coterie.coordinator.run import Checkpoint, Run
 from coterie.errors import JobError, TrainingError
 from coterie.leases import unlearned
@@ -23,7 +21,7 @@ from coterie.types import Layout
 from coterie.world import Device, Layer, Link
 
 OTHER_TASK = (
-    "expected the same model and data on every agent, found others on {name}; "
+    "expected the same model and data on every agent, found others on {name}{differs}; "
     "give each machine the same code and dataset"
 )
 OTHER_ORDER = (
@@ -68,6 +66,8 @@ def hear(run: Run, name: str, message: Any) -> None:
             _declined(run, name, message)
         case say.Offence():
             run.event("offence", member=message.member, reason=message.reason)
+        case say.Begun() | say.Ended() | say.Said():
+            _looped(run, name, message)
         case say.Failed():
             raise TrainingError(message.reason)
 
@@ -110,12 +110,12 @@ def _hello_server(run: Run, hello: say.Hello) -> None:
 def _ready(run: Run, name: str, ready: say.Ready) -> None:
     layout = Layout(ready.names, ready.shapes)
     if run.layout is None:
-        _adopt(run, layout, ready.num_train)
-    elif (run.layout, run.ledger.num_train) != (layout, ready.num_train):
-        _turn_away(run, name)
+        _adopt(run, layout, ready)
+    elif not _is_same(run, ready):
+        _turn_away(run, name, ready)
         return
     if any(m.ready and m.ready.shuffled != ready.shuffled for m in run.members.values()):
-        _turn_away(run, name, OTHER_ORDER)
+        _turn_away(run, name, ready, OTHER_ORDER)
         return
     member = run.members[name]
     member.ready, member.state = ready, "ready"
@@ -134,9 +134,17 @@ def _solo_per_s(run: Run, name: str) -> float:
     return (run.solo[name].per_s if name in run.solo else None) or 0.0
 
 
-def _turn_away(run: Run, name: str, expected: str = OTHER_TASK) -> None:
+def _is_same(run: Run, ready: say.Ready) -> bool:
+    """Whether an agent has built what the first of all had."""
+    known = (run.layout, run.ledger.num_train, run.job.batch)
+    layout = Layout(ready.names, ready.shapes)
+    return known == (layout, ready.num_train, ready.batch or run.job.batch)
+
+
+def _turn_away(run: Run, name: str, ready: say.Ready, expected: str = OTHER_TASK) -> None:
     """An agent that built another task ends a run that has not begun; later it goes alone."""
-    reason = expected.format(name=name)
+    differs = Layout(ready.names, ready.shapes).difference(run.layout) if run.layout else ""
+    reason = expected.format(name=name, differs=differs)
     if run.plan is None:
         raise JobError(reason)
     run.tell(name, say.Stop(reason=reason, at_once=True))
@@ -144,12 +152,19 @@ def _turn_away(run: Run, name: str, expected: str = OTHER_TASK) -> None:
     del run.members[name]
 
 
-def _adopt(run: Run, layout: Layout, num_train: int) -> None:
+def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
+    num_agents = run.job.agents.num_known or 1
+    if ready.batch is not None and ready.batch < num_agents:
+        raise JobError(
+            f"expected a loader whose batch has at least one sample for each of {num_agents} "
+            f"agents, found {ready.batch}; raise its batch_size or use fewer agents"
+        )
     run.layout = layout
-    run.ledger = Ledger(num_train=num_train)
+    run.ledger = Ledger(num_train=ready.num_train)
+    run.job = run.job.model_copy(update={"batch": ready.batch or run.job.batch})
     if run.resume:
         ledger, meta = run.ledger, run.resume.meta
-        ledger.num_epochs, ledger.free = unlearned(meta, num_train)
+        ledger.num_epochs, ledger.free = unlearned(meta, ready.num_train)
         ledger.committed = run.saved_round = meta["round"]
         ledger.next_round = meta["round"] + 1
         ledger.num_steps = meta["num_steps"]
@@ -247,7 +262,7 @@ def _report(run: Run, name: str, report: say.Report) -> None:
         return  # others have learned since what it was to learn
     _commit(run, report)
     log_final(run)  # first: what is measured here is of the epoch under way
-    _measure(run, name, report)
+    measure(run, name, report)
     if report.digest is not None and report.term == run.term.number:
         _compare(run, name, report.last_round, report.digest)
     if name == (say.HUB if run.term.apart else run.term.members[0]):
@@ -283,10 +298,9 @@ def _back(run: Run, name: str, back: say.Back) -> None:
         reason = "the run has gone on from its checkpoint"  # and what this agent holds is not in it
         run.tell(name, say.Stop(reason=reason, at_once=True, again=True))
         return
-    layout = Layout(back.ready.names, back.ready.shapes)
-    if (run.layout, run.ledger.num_train) != (layout, back.ready.num_train):
+    if not _is_same(run, back.ready):
         run.members[name] = Member(back.hello, Pulse(run.now_s))
-        _turn_away(run, name)
+        _turn_away(run, name, back.ready)
         return
     member = Member(back.hello, Pulse(run.now_s), back.ready, run.beliefs.get(name))
     member.state = "measured" if member.device else "ready"
@@ -320,42 +334,17 @@ def _declined(run: Run, name: str, declined: say.Declined) -> None:
         run.tell(name, say.Stop(reason=reason, at_once=True))
 
 
-def _measure(run: Run, name: str, report: say.Report) -> None:
-    if report.num_samples and math.isfinite(report.loss):
-        run.loss_sum += report.loss * report.num_samples
-        run.num_losses += report.num_samples
-        run.progress.saw(report.loss, report.num_samples)
-        run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
-    times_s = (report.compute_s, report.exchange_s)
-    if report.num_steps > 0 and report.compute_s > 0 and all(map(math.isfinite, times_s)):
-        did = ("last_round", "num_samples", "num_steps", "compute_s", "exchange_s")
-        run.event("work", member=name, **report.model_dump(include=set(did)))
-        if not regrant(run, name, report.cores):  # else much of it was computed before
-            _time(run, name, report)
-    listen(run, name, report)
-    if report.gap_s:
-        since_s = run.now_s - report.gap_s
-        aside_s = sum(
-            end_s - max(begin_s, since_s) for begin_s, end_s in run.asides if end_s > since_s
-        )
-        pause_s = max(0.0, report.gap_s - aside_s - run.gauge.typical_round_s())
-        if run.pauses:
-            run.pauses[-1][name] = pause_s
-        run.event("pause", member=name, seconds=pause_s)
-
-
-def _time(run: Run, name: str, report: say.Report) -> None:
-    run.paces.setdefault(name, Pace()).add(
-        batch=max(1, round(report.num_samples / report.num_steps)),
-        step_s=report.compute_s / report.num_steps,
-        meeting_s=max(0.0, report.exchange_s) / max(1, report.last_round - report.first_round + 1),
-        num_steps=report.num_steps,
-        stretches=[
-            (max(1, round(num / steps)), seconds / steps)
-            for num, steps, seconds in report.stretches
-            if steps > 0 and seconds > 0 and math.isfinite(seconds)
-        ],
-    )
+def _looped(run: Run, name: str, message: say.Begun | say.Ended | say.Said) -> None:
+    """A script's loop goes on or ends: what was given out then is void, for nobody learns it."""
+    if isinstance(message, say.Said):
+        run.event("said", member=name, text=message.text)
+    elif isinstance(message, say.Begun):
+        asked = run.ledger.num_epochs + len(run.ledger.free)  # of no later one it can know
+        run.passes = max(run.passes, min(message.data_epoch, asked) + 1)
+    elif run.job.script is not None:
+        run.over = run.over or f"the script of {name} ended"
+        if run.plan is not None and not run.ledger.idle and not run.torn:
+            run.torn, run.why_torn = True, run.over
 
 
 def _scores(run: Run, name: str, scores: say.Scores) -> None:

@@ -33,6 +33,7 @@ WINDOWS_AT = (0.0, 0.2, 0.6, 0.8)  # fractions of the run at which comparison ar
 GATHER_AGAIN_S = 20.0  # for all to come to a run that goes on from its checkpoint by itself
 REUNITE_S = 5.0  # for members to come back to a coordinator that was restarted
 LEAVE_S = 3.0  # for everybody to say goodbye
+END_S = 60.0  # and for their scripts to come to an end before
 
 
 def life(run: Run) -> Wait:
@@ -192,8 +193,26 @@ def go_on(run: Run) -> Wait:
     first = issue(run, run.plan.shares)
     if first > run.ledger.next_round - 1:  # every epoch asked for is given out
         yield from drained(run)
+        yield from turn(run)
     else:
         yield lambda: run.torn or bool(run.stopping) or few_left(run, first)
+
+
+def turn(run: Run) -> Wait:
+    """Have scripts end their pass over the data, and wait until one of them begins another."""
+    if run.job.script is None or run.torn or run.stopping or run.reached():
+        return
+    data_epoch = run.ledger.num_epochs + len(run.ledger.free)
+    run.tell_term(say.Turn(term=run.term.number, data_epoch=data_epoch, epoch_loss=run.epoch_loss))
+    yield (
+        lambda: (
+            run.torn
+            or bool(run.stopping)
+            or bool(run.reached())
+            or bool(newcomers(run))
+            or run.passes > data_epoch
+        )
+    )
 
 
 def go_on_apart(run: Run) -> Wait:
@@ -213,7 +232,8 @@ def conclude(run: Run) -> Generator[Callable[[], bool], None, bool]:
         return True
     yield from drained(run)
     scored_round = run.scores.round if run.scores else -1
-    if not run.torn and not run.stopping and scored_round < run.ledger.committed:
+    is_scored = run.job.script is not None or scored_round >= run.ledger.committed
+    if not run.torn and not run.stopping and not is_scored:
         yield from evaluate(run)
     if run.torn:
         return False
@@ -230,5 +250,5 @@ def finish(run: Run) -> Wait:
     run.event("progress", **progress(run))
     run.leaving = True
     run.tell_all(say.Stop(reason=run.stopping or run.reached()))
-    deadline_s = run.now_s + LEAVE_S
+    deadline_s = run.now_s + (LEAVE_S if run.job.script is None else END_S)
     yield lambda: not run.members or run.now_s > deadline_s

@@ -8,12 +8,14 @@ from dataclasses import replace
 from statistics import fmean
 
 from coterie.coordinator.adapt import JUMP_LOG_RATIO, as_believed, is_jump, leap, observe, timed
+from coterie.coordinator.compensate import listen
 from coterie.coordinator.gauge import Pace
 from coterie.coordinator.line import Line
 from coterie.coordinator.members import Member
 from coterie.coordinator.model import predict
 from coterie.coordinator.run import UNTRIED_ROAD, Run
 from coterie.sync.teams import Pipeline
+from coterie.transport import messages as say
 from coterie.world import Link, World
 
 MIN_REPORTS = 3  # before a measurement is believed
@@ -27,6 +29,45 @@ LEAST_MEETING_S = 1e-3  # below, what is measured is not the road
 OPEN_ROAD_PER_S = 1e18  # bytes: what a meeting costs on it is not for its bytes
 LEAST_FACTOR = 0.05  # of a price, however short meetings are
 SURE_OF_A_JUMP = 0.3  # of a measurement's usual noise: a changed road is believed at once
+
+
+def measure(run: Run, name: str, report: say.Report) -> None:
+    """Note what a member's report says of its losses, its pace, its pause and its vectors."""
+    if report.num_samples and math.isfinite(report.loss):
+        run.loss_sum += report.loss * report.num_samples
+        run.num_losses += report.num_samples
+        run.progress.saw(report.loss, report.num_samples)
+        run.loss = report.loss if run.loss is None else 0.9 * run.loss + 0.1 * report.loss
+    times_s = (report.compute_s, report.exchange_s)
+    if report.num_steps > 0 and report.compute_s > 0 and all(map(math.isfinite, times_s)):
+        did = ("last_round", "num_samples", "num_steps", "compute_s", "exchange_s")
+        run.event("work", member=name, **report.model_dump(include=set(did)))
+        if not regrant(run, name, report.cores):  # else much of it was computed before
+            _time(run, name, report)
+    listen(run, name, report)
+    if report.gap_s:
+        since_s = run.now_s - report.gap_s
+        aside_s = sum(
+            end_s - max(begin_s, since_s) for begin_s, end_s in run.asides if end_s > since_s
+        )
+        pause_s = max(0.0, report.gap_s - aside_s - run.gauge.typical_round_s())
+        if run.pauses:
+            run.pauses[-1][name] = pause_s
+        run.event("pause", member=name, seconds=pause_s)
+
+
+def _time(run: Run, name: str, report: say.Report) -> None:
+    run.paces.setdefault(name, Pace()).add(
+        batch=max(1, round(report.num_samples / report.num_steps)),
+        step_s=report.compute_s / report.num_steps,
+        meeting_s=max(0.0, report.exchange_s) / max(1, report.last_round - report.first_round + 1),
+        num_steps=report.num_steps,
+        stretches=[
+            (max(1, round(num / steps)), seconds / steps)
+            for num, steps, seconds in report.stretches
+            if steps > 0 and seconds > 0 and math.isfinite(seconds)
+        ],
+    )
 
 
 def fold(run: Run) -> None:

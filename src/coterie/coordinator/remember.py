@@ -75,6 +75,7 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
 
 def _decide_again(run: Run, event: Mapping[str, Any]) -> None:
     decision = from_event(event)
+    run.job = run.job.model_copy(update={"batch": decision.world.batch})  # as a script said it
     run.decisions.append(decision)
     run.plan, run.strategy = decision.chosen, parse(decision.chosen.strategy)
     run.road = replace(UNTRIED_ROAD, a=decision.world.meeting_s)

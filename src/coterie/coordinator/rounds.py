@@ -34,8 +34,8 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
         return first
     if run.ledger.freed:  # the record is to know what is free before it is given out again
         put_on_record(run)
-    last_epoch, batch = run.job.until.get("epochs", float("inf")), steps_on(run)
-    grant = run.ledger.grant(shares, every, num_rounds, last_epoch, batch)
+    batch = steps_on(run)
+    grant = run.ledger.grant(shares, every, num_rounds, last_epoch(run), batch)
     if grant is not None:
         run.alike = run.alike and not run.strategy.walks
         block = say.Block(
@@ -78,6 +78,12 @@ def _tells(run: Run, first: int, last: int) -> int:
 
 def _meets(run: Run, name: str) -> bool:
     return name in run.members and name in run.term.members
+
+
+def last_epoch(run: Run) -> float:
+    """How many passes over the data may be given out; of scripts, those that they have begun."""
+    limit = run.job.until.get("epochs", float("inf"))
+    return limit if run.job.script is None else min(limit, run.passes)
 
 
 def _digest_due(run: Run) -> bool:

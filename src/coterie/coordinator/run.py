@@ -13,7 +13,7 @@ from typing import Any
 
 from coterie.config import Job
 from coterie.coordinator.bandit import Bandit
-from coterie.coordinator.fixed import refuse_unsteady
+from coterie.coordinator.fixed import refuse_unlooped, refuse_unsteady
 from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.line import Line
@@ -79,6 +79,8 @@ class Run:
         self.asked = None if job.strategy == "auto" else parse(job.strategy)
         if job.deterministic and self.asked is not None:
             refuse_unsteady(self.asked)
+        if job.script is not None and self.asked is not None:
+            refuse_unlooped(self.asked)
         self._lay_out()
         self._know_members(resume)
         self._know_progress()
@@ -124,6 +126,7 @@ class Run:
         self.fenced: set[int] = set()  # servers that were given up, and may live: not to be heard
         self.links: dict[frozenset[str], Link] = {}
         self.linked: set[str] = set()
+        self.regranted = False  # whether a machine grants another part of itself since
         self.chain: tuple[Layer, ...] = ()  # of the model, as the first to measure it told
 
     def _know_progress(self) -> None:
@@ -134,6 +137,8 @@ class Run:
         self.gauge = Gauge()
         self.solo: dict[str, Flow] = {}  # by member: free steps on the whole batch
         self.probing = False  # members are told to time themselves as soon as they are ready
+        self.passes = 0  # over the data that members' own loops have begun
+        self.over = ""  # which of those loops has ended
         self.plan: Option | None = None
         self.equal_per_s: float | None = None  # predicted for equal shares under the plan
         self.with_all: Decision | None = None  # the last one with every agent in it
@@ -141,7 +146,6 @@ class Run:
         self.waits_for = 0  # the quorum that was told last
         self.decisions: list[Decision] = []
         self.reconsidered_s = 0.0
-        self.regranted = False  # whether a machine grants another part of itself since
         self.told: dict[str, int] = {}  # by member: the newest round that it told of
         self.company: tuple[str, ...] = ()  # who met in the newest of all
 
@@ -257,6 +261,8 @@ class Run:
         for key, limit in self.job.until.items():
             if key in metrics and metrics[key] >= limit:
                 return f"{key} {metrics[key]:.4g} reached {limit:g}"
+        if self.over:
+            return self.over
         if self.fraction() >= 1.0:
             return f"{' or '.join(self.job.until)} reached"
         return ""

@@ -9,14 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from coterie.agents import checkpoint
-from coterie.config import Job, dump_job, parse_job
+from coterie.config import Job, Script, dump_job, overlaid, parse_job
 from coterie.coordinator.fixed import refuse_unsteady
 from coterie.engines.processes import (
     BEREFT,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 BREAK: int | None = getattr(signal, "CTRL_BREAK_EVENT", None)  # all that Windows has
 URGES: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT) if BREAK is None else (BREAK,)
 NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-
+SCRIPT_S = 300.0  # for a script to come to its loop: its imports, its data
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -64,9 +64,29 @@ def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
     job = _resolved(job)
     origin = _origin(resume)  # a damaged one is refused before anything is started
     with _run_folder(job, runs, resume) as run:
-        if job.agents.num_known == 1 and job.agents.remote == 0:
+        if job.agents.num_known == 1 and job.agents.remote == 0 and job.script is None:
             return _alone(job, lambda: _setup_of(job), run, origin, show)
         return _follow(run, resume, show)
+
+
+def script_job(
+    path: Path, args: Sequence[str], given: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> Job:
+    """The job of running a script; what is given, and `a.b=value` overrides, laid over it.
+
+    >>> job = script_job(Path(__file__), ["--lr", "0.1"], {"agents": 3})
+    >>> job.name, job.agents.local, job.script.args
+    ('launch', 3, ['--lr', '0.1'])
+    """
+    data: dict[str, Any] = {
+        "name": re.sub(r"[^A-Za-z0-9_-]", "-", path.stem),
+        **{key: value for key, value in given.items() if value is not None},
+    }
+    num_local = {} if given.get("agents") is None else {"local": given["agents"]}
+    data["agents"] = {"join_timeout_s": SCRIPT_S, **num_local}
+    data = overlaid(data, overrides)
+    data |= {"script": Script.of(path, args).model_dump(), "root": str(path.parent.resolve())}
+    return parse_job(data, " with --set ".join((str(path), *overrides)))
 
 
 class _Origin(NamedTuple):
@@ -115,6 +135,12 @@ def _resolved(job: Job) -> Job:
         strategy = parse(job.strategy)
         if job.deterministic:
             refuse_unsteady(strategy)
+    if job.script is not None and (job.batch != 1 or job.agents.spares):
+        found = f"batch {job.batch}" if job.batch != 1 else f"{job.agents.spares} spares"
+        raise JobError(
+            "expected a script's own loader to say the batch, and no spares, which would build a "
+            f"task, found {found}; leave that out"
+        )
     local = max(1, len(gpus())) if job.agents.local == "auto" else job.agents.local
     data = job.model_dump(by_alias=True, mode="json")
     data["agents"]["local"] = local
@@ -283,7 +309,8 @@ def alone(job: Job, setup: Setup, runs: Path, resume: Path | None, show: Show) -
 
 
 def _setup_of(job: Job) -> Setup:
-    from coterie.agents.join import best_device, setup_of
+    from coterie.agents.join import setup_of
+    from coterie.agents.learner import best_device
 
     return setup_of(job, best_device())
 

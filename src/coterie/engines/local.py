@@ -277,7 +277,7 @@ class Host:
             name=self._run.name,
             folder=str(self._run),
             agents=self.coordinator.run.num_agents,
-            batch=self.job.batch,
+            batch=self.job.batch if self.job.script is None else None,  # its loader will say
             strategy=self.job.strategy,
             until=self.job.until,
             endpoint=self._server.endpoint,

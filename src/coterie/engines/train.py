@@ -15,8 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from coterie.agents.join import best_device
-from coterie.agents.learner import Setup
+from coterie.agents.learner import Setup, best_device
 from coterie.config import Job, parse_job
 from coterie.engines.launch import Result, Show, alone, launch
 from coterie.errors import JobError

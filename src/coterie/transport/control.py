@@ -19,15 +19,8 @@ import zmq.utils.monitor
 from zmq.auth.thread import ThreadAuthenticator
 
 from coterie.errors import JobError
-from coterie.transport.messages import (
-    BadMessage,
-    Beat,
-    Stop,
-    Wire,
-    decode_from_agent,
-    decode_from_coordinator,
-    encode,
-)
+from coterie.transport.frames import BadMessage, decode_from_agent, decode_from_coordinator, encode
+from coterie.transport.messages import Beat, Stop, Wire
 from coterie.transport.secure import JoinKey, Keys
 
 BEAT_S = 0.5

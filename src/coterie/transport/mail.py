@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from coterie.errors import Torn, TrainingError
 from coterie.transport.control import Inbox
-from coterie.transport.messages import BadMessage
+from coterie.transport.frames import BadMessage
 
 CHUNK_BYTES = 1 << 16
 WINDOW = 8  # chunks from one party to another, and to any one party, that nobody has answered

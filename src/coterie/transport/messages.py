@@ -1,7 +1,7 @@
 """What agents and the coordinator say to one another: typed, checked at the door, never pickled.
 
-Every message is one JSON frame; `State` carries its bytes in a second frame. Orders between
-members carry the term they were given in, so that what a later term made void is recognised.
+Orders between members carry the term they were given in, so that what a later term made void is
+recognised.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from coterie.errors import CoterieError
 from coterie.leases import Lease, Span, cut_block
 
 HUB = "hub"  # the name of the star road's server
@@ -48,6 +47,7 @@ class Ready(Wire):
     num_train: int
     needs_closure: bool
     shuffled: int = 0  # tells orders of samples apart
+    batch: int | None = None  # samples of one step over all agents, where a loop of its own says so
 
 
 class Refused(Wire):
@@ -199,6 +199,26 @@ class Saved(Wire):
     pause_s: float
 
 
+class Begun(Wire):
+    """My own loop has begun this pass over the data: samples of it may be given out."""
+
+    kind: Literal["begun"] = "begun"
+    data_epoch: int
+
+
+class Ended(Wire):
+    """My own loop is over: it asks for no further pass, and takes no further batch."""
+
+    kind: Literal["ended"] = "ended"
+
+
+class Said(Wire):
+    """What my own loop prints for whoever watches the run."""
+
+    kind: Literal["said"] = "said"
+    text: str
+
+
 class Bye(Wire):
     """I stop now, on purpose; and why, if I was not told to."""
 
@@ -302,6 +322,15 @@ class Evaluate(Wire):
     term: int
 
 
+class Turn(Wire):
+    """All earlier passes over the data are learned: say whether your own loop begins this one."""
+
+    kind: Literal["turn"] = "turn"
+    term: int
+    data_epoch: int
+    epoch_loss: float | None = None
+
+
 class Save(Wire):
     """Send your state, and the model's weights too if `whole`."""
 
@@ -325,64 +354,11 @@ class Stop(Wire):
 
 FromAgent = Annotated[
     Hello | Ready | Refused | Beat | Probed | Linked | TornRound | Settled | Report | Scores
-    | Declined | Offence | Failed | Saved | State | Back | Bye,
+    | Declined | Offence | Failed | Saved | State | Back | Begun | Ended | Said | Bye,
     Field(discriminator="kind"),
 ]  # fmt: skip
 FromCoordinator = Annotated[
-    Welcome
-    | Who
-    | Probe
-    | Term
-    | ProbeLinks
-    | Block
-    | Land
-    | Evaluate
-    | Save
-    | Stop
-    | State
+    Welcome | Who | Probe | Term | ProbeLinks | Block | Land | Evaluate | Turn | Save | Stop | State
     | Beat,
     Field(discriminator="kind"),
-]
-_FROM_AGENT: TypeAdapter[Any] = TypeAdapter(FromAgent)
-_FROM_COORDINATOR: TypeAdapter[Any] = TypeAdapter(FromCoordinator)
-
-
-class BadMessage(CoterieError):
-    """Frames that are not a message of this protocol."""
-
-
-def encode(message: Wire) -> list[bytes]:
-    """A message as frames.
-
-    >>> encode(Bye())
-    [b'{"kind":"bye","reason":""}']
-    """
-    frames = [message.model_dump_json().encode()]
-    return [*frames, message.blob] if isinstance(message, State) else frames
-
-
-def decode_from_agent(frames: Sequence[bytes]) -> Any:
-    """The message an agent sent; raises BadMessage for anything else."""
-    return _decode(_FROM_AGENT, frames)
-
-
-def decode_from_coordinator(frames: Sequence[bytes]) -> Any:
-    """The message the coordinator sent; raises BadMessage for anything else."""
-    return _decode(_FROM_COORDINATOR, frames)
-
-
-def _decode(adapter: TypeAdapter[Any], frames: Sequence[bytes]) -> Any:
-    try:
-        message = adapter.validate_json(frames[0], strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "what was said"
-        raise BadMessage(
-            f"expected a message of this protocol, found in {where}: {first['msg']:.200}"
-        ) from error
-    except IndexError:
-        raise BadMessage("expected a message of this protocol, found no frame") from None
-    wanted = 2 if isinstance(message, State) else 1
-    if len(frames) != wanted:
-        raise BadMessage(f"expected {wanted} frames for {message.kind}, found {len(frames)}")
-    return message.model_copy(update={"blob": bytes(frames[1])}) if wanted == 2 else message
+]  # fmt: skip

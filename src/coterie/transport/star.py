@@ -27,6 +27,7 @@ from coterie.transport.control import (
     Inbox,
     _OnlyKey,
 )
+from coterie.transport.frames import BadMessage
 from coterie.transport.mail import (
     ACK,
     BACK,
@@ -37,7 +38,6 @@ from coterie.transport.mail import (
     _Turns,
     read_part,
 )
-from coterie.transport.messages import BadMessage
 from coterie.transport.secure import JoinKey, _is_key
 
 BUFFER_BYTES = 1 << 18  # of the kernel, each way: what waits there cannot be overtaken

@@ -36,7 +36,7 @@ WIDE = 100  # columns from which there is room for more than the essentials
 PRESENT, GONE = frozenset({"ready", "healed", "rejoined"}), frozenset({"lost", "refused"})
 STYLES = {"lost": "red", "refused": "red", "error": "red", "warning": "yellow", "fault": "yellow"}
 STYLES |= {"learning": "green", "healed": "green", "rejoined": "green", "offence": "yellow"}
-NOTABLE = {*STYLES, "decision", "returned", "pause", "checkpoint", "stopped"}
+NOTABLE = {*STYLES, "decision", "returned", "pause", "checkpoint", "said", "stopped"}
 
 
 @dataclass(frozen=True)
