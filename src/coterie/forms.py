@@ -31,7 +31,7 @@ def schema(words: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of a file, as editors read it.
 
     >>> schema(Job)["required"]
-    ['name', 'task', 'optimizer', 'batch', 'until']
+    ['name', 'batch', 'until']
     """
     written: dict[str, Any] = _told({"$schema": DIALECT, **words.model_json_schema()})
     return written
