@@ -218,7 +218,7 @@ class TestCluster:
         assert believed["laptop-1"]["overhead_s"] == 0.5
 
     def test_plan_shares_machines_out_among_several_jobs(self) -> None:
-        shared = EXAMPLES / "04_two_jobs"
+        shared = EXAMPLES / "07_two_jobs"
         words = ("plan", self.JOB, shared / "narrow.yaml", "--cluster", shared / "cluster.yaml")
         result = coterie(*words)
         assert result.exit_code == 0
@@ -235,7 +235,7 @@ class TestCluster:
         )
 
     def test_place_tells_where_requests_are_answered(self) -> None:
-        path = EXAMPLES / "05_requests" / "cluster.yaml"
+        path = EXAMPLES / "08_requests" / "cluster.yaml"
         result = coterie("place", path)
         assert (result.exit_code, result.stdout.startswith("Asked: 16 requests")) == (0, True)
         told = last_json(coterie("place", path, "--json"))
@@ -697,7 +697,7 @@ class TestExamples:
     def test_are_short(self) -> None:
         files = [p for p in EXAMPLES.rglob("*") if p.suffix in (".py", ".yaml")]
         names = {"job.yaml", "digits_task.py", "02_python.py", "kinds.yaml", "04_own_loop.py"}
-        names |= {"cluster.yaml", "narrow.yaml", "04_multitask.py"}
+        names |= {"cluster.yaml", "narrow.yaml", "06_multitask.py"}
         assert names <= {p.name for p in files}
         assert [p.name for p in files if p.read_text().count("\n") > 100] == []
 
@@ -712,7 +712,7 @@ class TestExamples:
     def test_clusters_begin_near_what_ends_their_run(self, launch: FakeLaunch) -> None:
         from coterie.tasks.kinds import from_spec
 
-        assert coterie("train", EXAMPLES / "04_unsupervised" / "kinds.yaml").exit_code == 0
+        assert coterie("train", EXAMPLES / "05_unsupervised" / "kinds.yaml").exit_code == 0
         assert launch.job is not None
         task = from_spec(launch.job.name, launch.job.task, launch.job.root)
         assert 0.3 < task.score(task.build())["ami"] < launch.job.until["ami"]

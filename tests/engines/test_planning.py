@@ -95,8 +95,8 @@ def test_of_many_machines_a_checkpoint_holds_the_states_of_the_first(tmp_path: P
 
 
 def test_jobs_that_share_a_cluster_are_planned_without_their_code() -> None:
-    cluster = load_cluster(EXAMPLES / "04_two_jobs" / "cluster.yaml")
-    narrow = load_job(EXAMPLES / "04_two_jobs" / "narrow.yaml", ["task.model=absent_task:network"])
+    cluster = load_cluster(EXAMPLES / "07_two_jobs" / "cluster.yaml")
+    narrow = load_job(EXAMPLES / "07_two_jobs" / "narrow.yaml", ["task.model=absent_task:network"])
     told = plan_several([job(), narrow], cluster)
     assert [(each.task, each.priority) for each in told.given] == [("digits", 2.0), ("narrow", 1.0)]
     assert all(each.machines for each in told.given)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from coterie.errors import JobError
 from coterie.tasks import Autoencoder, IndexedTask, StagedTask, checked
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "04_unsupervised" / "anomalies.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "05_unsupervised" / "anomalies.py"
 ROWS = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 

@@ -1,6 +1,6 @@
 """Three tasks in one model: which digit, whether it is odd, and how much ink it took.
 
-python examples/04_multitask.py
+python examples/06_multitask.py
 """
 
 from __future__ import annotations

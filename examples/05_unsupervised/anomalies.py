@@ -1,6 +1,6 @@
 """An autoencoder that has never seen a zero finds the zeros among other digits.
 
-python examples/04_unsupervised/anomalies.py
+python examples/05_unsupervised/anomalies.py
 """
 
 from __future__ import annotations
