@@ -329,6 +329,8 @@ def _catch_up(run: Run, back: say.Back) -> None:
 def _declined(run: Run, name: str, declined: say.Declined) -> None:
     """A member brings nothing; one that cannot stop it is sent away, and the others go on."""
     run.event("offence", member=name, reason=declined.reason)
+    if run.strategy is not None and not run.strategy.exchange.agrees:
+        run.ledger.decline(declined.round, name)  # whoever did not listen to it takes it for met
     if declined.in_a_row >= MOST_DECLINED:
         reason = f"{declined.in_a_row} rounds in a row: {declined.reason}"
         run.tell(name, say.Stop(reason=reason, at_once=True))

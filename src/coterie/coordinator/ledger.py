@@ -136,6 +136,23 @@ class Ledger:
         self.num_steps += kept.num_steps
         self.num_samples += kept.num_samples
 
+    def decline(self, number: int, member: str) -> None:
+        """Free what a member has of a round that is not final: it will bring nothing of it.
+
+        >>> ledger = Ledger(num_train=8)
+        >>> grant = ledger.grant({"a": 3, "b": 1}, 1, 1)
+        >>> ledger.decline(1, "a")
+        >>> ledger.issued[1].leases.keys(), ledger.free[0]
+        (dict_keys(['b']), ((0, 3), (4, 8)))
+        """
+        for rounds in (self.issued, self.provisional):
+            if (lease := rounds[number].leases.get(member) if number in rounds else None) is None:
+                continue
+            if rounds is self.provisional:
+                self.num_samples -= lease.num_samples
+                self.freed = True
+            rounds[number] = self._release(rounds[number], rounds[number].leases.keys() - {member})
+
     def forget(self, members: Collection[str]) -> None:
         """What these members were given and have not brought is free again; the rest stands."""
         for number in sorted(self.issued):
