@@ -27,6 +27,7 @@ class Device:
     max_batch: int  # most samples its memory holds at once
     failures_per_s: float = DEFAULT_FAILURES_PER_S
     memory_bytes: int | None = None  # that learning may take, where it is known
+    cores: float = 1.0  # that its machine grants it; on a part of one, packing takes longer
 
     def step_s(self, batch: int) -> float:
         """Seconds of one optimizer step on `batch` samples; no samples, no time."""

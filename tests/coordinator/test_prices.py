@@ -87,6 +87,18 @@ def test_codecs_cost_what_was_measured_of_each_and_of_parts_two_are_opened() -> 
     assert codec("sparse-loco(8)", 64) > 10 * codec("sparse-loco(8)", 3)
 
 
+def test_packing_takes_as_long_as_whoever_is_granted_the_smallest_part_of_a_core() -> None:
+    def exchange_s(sentence: str, cores: float) -> float:
+        devices = (Device("a", 0.01, 0.001, 512, cores=cores), Device("b", 0.01, 0.001, 512))
+        world = World(devices, (Link("a", "b", 1e-4, 1e9),), 64, 10_000)
+        return predict(world, MEGABYTES, parse(sentence), {"a": 32, "b": 32}).exchange_s
+
+    assert exchange_s("all-reduce", 0.25) == exchange_s("all-reduce", 8.0)
+    packing_s = codec_s(sentence_of(parse("all-reduce-int8"), MEGABYTES), 2)
+    more_s = exchange_s("all-reduce-int8", 0.25) - exchange_s("all-reduce-int8", 8.0)
+    assert more_s == pytest.approx(3 * packing_s)
+
+
 def finished_s(num: int, road_s: float, backward_s: float) -> float:
     """After the backward pass began: buckets come one by one and are summed one by one."""
     free_s = 0.0

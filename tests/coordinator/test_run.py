@@ -42,6 +42,14 @@ def test_the_world_is_of_the_living_and_in_the_order_of_names(begun):
     assert (world.batch, world.num_train) == (32, 640)
 
 
+def test_devices_are_on_as_many_cores_as_their_machines_said_last(begun):
+    run = begun.run
+    name = min(run.members)
+    assert run.world.device(name).cores == run.members[name].hello.cores
+    run.members[name].cores = 0.25
+    assert run.world.device(name).cores == 0.25
+
+
 @pytest.mark.parametrize(("batch", "sizes"), [(32, (4, 32)), (3, (1, 3)), (8, (1, 8))])
 def test_steps_are_timed_at_two_sizes_the_larger_being_the_whole_batch(job, batch, sizes):
     assert Run(job(batch=batch), num_agents=3).probe().sizes == sizes

@@ -13,9 +13,20 @@ conflict laws reconcile rows that are right and want different things.
 
 from __future__ import annotations
 
-from coterie.combine.conflict import aligned_mtl, cagrad, imtl_g, mgda, nash_mtl, pcgrad, upgrad
+import importlib
+from typing import TYPE_CHECKING
+
 from coterie.combine.robust import centred_clip, kin, krum, median, multi_krum, trimmed_mean
 from coterie.combine.rows import mean
+
+if TYPE_CHECKING:
+    from coterie.combine.conflict import aligned_mtl as aligned_mtl
+    from coterie.combine.conflict import cagrad as cagrad
+    from coterie.combine.conflict import imtl_g as imtl_g
+    from coterie.combine.conflict import mgda as mgda
+    from coterie.combine.conflict import nash_mtl as nash_mtl
+    from coterie.combine.conflict import pcgrad as pcgrad
+    from coterie.combine.conflict import upgrad as upgrad
 
 __all__ = [
     "aligned_mtl",
@@ -33,3 +44,11 @@ __all__ = [
     "trimmed_mean",
     "upgrad",
 ]
+
+_CONFLICT = ("aligned_mtl", "cagrad", "imtl_g", "mgda", "nash_mtl", "pcgrad", "upgrad")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _CONFLICT:  # they need numpy, which deciding does without
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("coterie.combine.conflict"), name)

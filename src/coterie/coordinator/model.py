@@ -82,7 +82,7 @@ def weigh(sentence: Sentence, cohort: Cohort) -> Option:
     samples_per_round = cohort.world.num_train / num_rounds
     one_step_s, road_s = step_s(sentence, cohort), roads_s(sentence, cohort)
     learned_s = cohort.world.meeting_s if cohort.num_members > 1 else 0.0
-    exchange_s = mean_s(road_s) + codec_s(sentence, cohort.num_members) + learned_s
+    exchange_s = mean_s(road_s) + codec_s(sentence, cohort.num_members, cohort.cores) + learned_s
     unseen_s = hidden_s(sentence, road_s, one_step_s)
     round_s = samples_per_round / cohort.batch * one_step_s + exchange_s - unseen_s
     return Option(

@@ -69,6 +69,7 @@ class Cohort:
     step_s: float
     pace: Pace  # of the slowest road among them
     failures_per_s: float
+    cores: float  # of whoever has least
     spread: float  # among how many equal members their shares would be spread as wide
 
     @property
@@ -137,6 +138,7 @@ def cohort_of(world: World, shares: Mapping[str, int], paced: bool = False) -> C
         step_s=(_paced_s if paced else sharing.step_s)(members, world.devices),
         pace=Pace(0.0, 1.0) if alone else slowest(cohort.links, len(members)),
         failures_per_s=sum(device.failures_per_s for device in cohort.devices),
+        cores=min(device.cores for device in cohort.devices),
         spread=spread(members.values()),
     )
 
@@ -195,13 +197,15 @@ def _inside_s(payload: Payload, team: tuple[str, ...], cohort: Cohort) -> float:
     return INSIDE.price(payload, len(team), cohort.world.only(team).links)
 
 
-def codec_s(sentence: Sentence, num_members: int) -> float:
+def codec_s(sentence: Sentence, num_members: int, cores: float = 1.0) -> float:
     """Seconds in which a member packs and opens what a meeting takes; 0 where nothing is packed.
 
+    One core does it, or the part of one that a machine grants.
+
     >>> from coterie.sync import recipes
-    >>> million = Layout(("w",), ((1_000_000,),))
-    >>> round(codec_s(sentence_of(recipes.all_reduce_fp16(), million), num_members=2), 6)
-    0.0042
+    >>> million = sentence_of(recipes.all_reduce_fp16(), Layout(("w",), ((1_000_000,),)))
+    >>> round(codec_s(million, num_members=2), 6), round(codec_s(million, 2, cores=0.25), 6)
+    (0.0042, 0.0168)
     """
     return mean_s(
         [
@@ -211,7 +215,7 @@ def codec_s(sentence: Sentence, num_members: int) -> float:
             )
             for packed, opened in (sentence.exchange.passes(payload, num_members),)
         ]
-    )
+    ) / min(1.0, cores)
 
 
 def hidden_s(sentence: Sentence, road_s: Sequence[float], one_step_s: float) -> float:

@@ -195,7 +195,7 @@ class Run:
     def probed_world(self) -> World:
         """The same, with links as they were probed."""
         measured = [m.device for m in self.members.values() if m.device is not None]
-        devices = [self.as_reliable(device) for device in measured]
+        devices = [self.as_granted(self.as_reliable(device)) for device in measured]
         names = frozenset(device.name for device in devices)
         links = [link for link in self.links.values() if link.joins(names)]
         return World(
@@ -211,6 +211,12 @@ class Run:
         """A device that fails as often as it was seen to."""
         counted = self.losses[device.name], self.at_work_s.get(device.name, 0.0)
         return replace(device, failures_per_s=failures_per_s(*counted))
+
+    def as_granted(self, device: Device) -> Device:
+        """A device on as many cores as its machine said last."""
+        member = self.members.get(device.name)
+        cores = (member.cores or member.hello.cores) if member else 1.0
+        return replace(device, cores=cores if cores > 0 else 1.0)
 
     @property
     def member_s(self) -> float:
