@@ -323,7 +323,9 @@ class Play:
 
     def _asks_for(self, number: int, term: say.Term) -> bool:
         """Whether a block that a member of the term has still to carry out holds this round."""
-        blocks = [(n, m) for n, m in self.orders if isinstance(m, say.Block) and n in term.members]
+        terms = [(n, m) for n, m in self.orders if isinstance(m, say.Term)]
+        there = set(term.members) - {n for n, between in terms if n not in between.members}
+        blocks = [(n, m) for n, m in self.orders if isinstance(m, say.Block) and n in there]
         return any(
             block.first_round <= number < block.first_round + len(block.rounds())
             and (block.term == self.terms[name].number or number <= self.stands[name])

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from coterie.coordinator.coordinator import Coordinator
@@ -233,6 +233,7 @@ acts = st.lists(
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts, st.booleans(), st.sampled_from(["all-reduce", "local-sgd(4)"]))
+@example([("mute", "b", 1), ("kill", "c", 0), ("restart", "b", 5)], True, "all-reduce")
 def test_whoever_falls_silent_dies_or_is_replaced_each_sample_is_learned_once(
     play, happening, holding, strategy
 ):
