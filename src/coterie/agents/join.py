@@ -111,23 +111,29 @@ def _part(
             job = parse_job({**welcome.job, "root": str(root.resolve())})
             if job.script is not None:
                 seat = Seat(first, job, files, perform, client.tell, lambda: client.given_up)
-                return follow(seat), False
+                return _said(follow(seat)), False
             worker = Worker(name, learner or _built(job), hello=first, granted=_granted(first))
             if files:
                 worker.resume(files)
         except CoterieError as error:
             client.tell(Refused(reason=str(error)))
-            return str(error), False
+            return _said(str(error)), False
         client.tell(worker.learner.ready())
         with repeatable(job.deterministic):
             why = drive(worker.live(), perform)
         if client.given_up:
             raise TrainingError(client.given_up)
-        return why, worker.again
+        return _said(why), worker.again
     finally:
         if roads is not None:
             roads.close()
         client.close()
+
+
+def _said(why: str) -> str:
+    """Last words, before anything is closed: an agent may be ended as soon as it has left."""
+    print(why, flush=True)
+    return why
 
 
 def _check_byte_order(found: str) -> None:
@@ -237,7 +243,7 @@ def stand_by(
         learner = _built(load_job(job))
         line = sys.stdin.readline()
         if not line:
-            return "not needed"
+            return _said("not needed")
         name, duty = json.loads(line)
         return join(name, place, resting(duty), learner)
 
@@ -251,7 +257,7 @@ def _tune(num_threads: int) -> None:
 
 def _lived(life: Callable[[], str]) -> int:
     try:
-        print(life())
+        life()
     except CoterieError as error:
         print(f"coterie: {error}", file=sys.stderr)
         return LOST if isinstance(error, TrainingError) else REFUSED

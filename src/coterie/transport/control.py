@@ -20,7 +20,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from coterie.errors import JobError
 from coterie.transport.frames import BadMessage, decode_from_agent, decode_from_coordinator, encode
-from coterie.transport.messages import Beat, Stop, Wire
+from coterie.transport.messages import Beat, Stop, Term, Wire
 from coterie.transport.secure import JoinKey, Keys
 
 BEAT_S = 0.5
@@ -89,6 +89,7 @@ class ControlClient:
         self.given_up = ""  # why, if this end gave the coordinator up
         self.computing_since_s: float | None = None  # on the monotonic clock, if the agent does
         self.heard_s = time.monotonic()  # when the coordinator was heard last
+        self._newest = (0, False)  # term, and whether it was at once
         self._num_broken_off = 0  # handshakes, in a row
         self._let_in = False  # once: its key is good
         self._thread = threading.Thread(
@@ -174,6 +175,11 @@ class ControlClient:
         except BadMessage as error:
             self._give_up(str(error))
             return
+        if isinstance(message, Term):
+            newest = (message.number, message.at_once)
+            if newest <= self._newest:
+                return  # it is told again in case a line that broke took it along
+            self._newest = newest
         if not isinstance(message, Beat):
             self.inbox.put(message)
 
