@@ -25,7 +25,8 @@ EARLY, LATE = "ann", "bob"
 
 
 def test_hosts_join_by_the_star_road_before_and_while_a_run_goes_on(desk: Any) -> None:
-    job = desk.job(agents={"local": 1}, until={"minutes": 20}, strategy="parameter-server()")
+    words = {"until": {"minutes": 20}, "strategy": "parameter-server()", "deterministic": True}
+    job = desk.job(agents={"local": 1}, **words)  # nobody is left out
     with beds.testbed([Host(EARLY), Host(LATE)]) as bed:
         listen = ("--listen", f"{bed.address}:7700", "--ship")
         up = desk.start("up", job, *listen, "--json", "--runs", desk.runs)
