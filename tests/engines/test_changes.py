@@ -169,6 +169,17 @@ def test_another_quota_is_told_and_believed_before_it_is_measured(
 
 
 @pytest.mark.usefixtures("still")
+@pytest.mark.parametrize("strategy", ["all-reduce", "parameter-server()"])
+def test_rounds_that_are_under_way_are_met_though_one_is_left_out_of_the_next(
+    strategy: str,
+) -> None:
+    events = play(strategy, alike(), Fault("a", 10.0, kind="slow", factor=50.0), until_s=60.0)
+    terms = [(event["time_s"], event["members"]) for event in of(events, "term")]
+    left_s = next(time_s for time_s, members in terms if "a" not in members)
+    assert [e for e in of(events, "committed") if e["time_s"] > left_s + 5.0]
+
+
+@pytest.mark.usefixtures("still")
 @pytest.mark.parametrize("strategy", ["all-reduce", "local-sgd(8)", "dylu(16)"])
 def test_plans_of_unsteady_machines_hardly_ever_change(strategy: str) -> None:
     events = play(strategy, alike(Unsteady), until_s=60.0)

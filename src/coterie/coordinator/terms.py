@@ -188,5 +188,8 @@ def keep_membership(run: Run) -> Wait:
         is_fit = run.alike or not run.wants_alike
         if same and is_fit and run.term.apart == run.apart:
             return
+        if run.by_star and not (run.apart or run.ledger.idle):
+            yield from drained(run)  # its server knows one term: of the one before it hears nothing
+            continue
         wanted = sorted(run.plan.shares, key=lambda m: (m not in run.term.members, m))
         yield from new_term(run, wanted, at_once=False)
