@@ -372,7 +372,8 @@ class Agents:
     def _line(self, name: str) -> Any:
         stdout = self._agents[name].stdout
         assert stdout is not None
-        line = stdout.readline()
+        while (line := stdout.readline()) and line[0] not in '{["':
+            pass  # why it ended
         assert line, f"{name} has ended"
         return json.loads(line)
 
