@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +131,14 @@ def test_an_option_says_what_it_hides_and_a_round_is_shorter_by_that() -> None:
     still = predict(met.world, MEGABYTES, parse("streaming-diloco(64, 4, 0)"), met.shares)
     assert 0 < option.hidden_s < option.exchange_s == still.exchange_s
     assert still.round_s - option.round_s == pytest.approx(option.hidden_s)
+
+
+def test_what_meetings_were_measured_to_cost_beyond_their_price_is_paid_inside_islands_too() -> (
+    None
+):
+    met, tiers = cohort(), sentence_of(parse('tiers(8, (("a1", "a2"), ("b1", "b2")))'), SMALL)
+    dear = replace(met, world=replace(met.world, meeting_s=0.5))
+    assert step_s(tiers, dear) == pytest.approx(step_s(tiers, met) + 0.5)
 
 
 def test_islands_pay_for_a_sum_inside_at_each_step_and_meet_by_their_first_members() -> None:

@@ -168,6 +168,7 @@ def step_s(sentence: Sentence, cohort: Cohort) -> float:
     return max(
         sharing.step_s({name: cohort.shares[name] for name in team}, cohort.world.devices)
         + _inside_s(sentence.whole, team, cohort)
+        + (cohort.world.meeting_s if len(team) > 1 else 0.0)  # of a sum, beyond its price
         for team in sentence.islands.teams(tuple(cohort.shares))
     )
 
