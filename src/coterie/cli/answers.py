@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -46,10 +46,12 @@ Overrides = Annotated[
 ]
 
 
-def complain(figures: Mapping[str, Any]) -> None:
-    """Tell on stderr what ended a run before its time, if anything did."""
+def conclude(figures: Mapping[str, Any], exit_code: int, answer: Answer) -> NoReturn:
+    """End as a run did: its figures as the answer, and on stderr what ended it before its time."""
+    answer(figures, ())  # in words the screen has told it
     if "error" in figures:
         print(f"coterie: {figures['error']}", file=sys.stderr)
+    raise typer.Exit(exit_code)
 
 
 def screen(as_json: bool, as_lines: bool) -> Callable[[], Screen]:

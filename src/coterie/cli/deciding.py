@@ -16,7 +16,7 @@ from coterie.cli.answers import (
     Overrides,
     RunsFolder,
     answering,
-    complain,
+    conclude,
     screen,
     showing,
 )
@@ -93,9 +93,7 @@ def simulate(
         mishaps = planning.Mishaps(kills, 1.0 if failures else 0.0)
         with showing(screen(as_json, as_lines=False)) as show:
             code, figures = planning.simulate(job, described, mishaps, runs, show)
-        answer(figures, ())  # in words the screen has told it
-        complain(figures)
-        raise typer.Exit(code)
+        conclude(figures, code, answer)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (plan, place, simulate)

@@ -17,7 +17,7 @@ from coterie.cli.answers import (
     Overrides,
     RunsFolder,
     answering,
-    complain,
+    conclude,
     screen,
     showing,
 )
@@ -63,9 +63,7 @@ def up(
                 show(event)
 
             result = launch(job, runs=runs, resume=None, show=begin)
-        answer(result.summary, ())  # in words the screen has told it
-        complain(result.summary)
-        raise typer.Exit(result.exit_code)
+        conclude(result.summary, result.exit_code, answer)
 
 
 def _for_others(job: Job, wishes: Mapping[str, int], listen: str, source: str) -> Job:

@@ -21,7 +21,7 @@ from coterie.cli.answers import (
     Overrides,
     RunsFolder,
     answering,
-    complain,
+    conclude,
     newest_run,
     screen,
     showing,
@@ -166,9 +166,7 @@ def _learn(
 
     with showing(open_screen) as show:
         result = launch(job, runs=runs, resume=origin, show=show)
-    answer(result.summary, ())  # in words the screen has told it
-    complain(result.summary)
-    raise typer.Exit(result.exit_code)
+    conclude(result.summary, result.exit_code, answer)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (demo, train, join)

@@ -5,7 +5,7 @@ Legend of shape suffixes: B samples of a batch, S samples held out, A anomalies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from coterie.tasks.samples import (
     Model,
     Samples,
     Source,
+    Sourced,
     built,
     device_of,
     evaluating,
@@ -44,7 +45,7 @@ def squared_error(outputs: Tensor, inputs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Autoencoder:
+class Autoencoder(Sourced):
     """A model that is to return what it is given, through something narrower.
 
     `train` and `test` hold tensors, or tuples that begin with one. `error` says how badly each
@@ -71,24 +72,11 @@ class Autoencoder:
     odd: Source | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        made = {
-            "learned": Source.of("train", self.train, self.collate),
-            "held_out": Source.of("test", self.test, self.collate),
-            "odd": Source.given("anomalies", self.anomalies, self.collate),
-        }
-        for attribute, value in made.items():
-            object.__setattr__(self, attribute, value)
-
-    @property
-    def given(self) -> Mapping[str, Any]:
-        """What a job file says of this task."""
-        names = ("model", "train", "test", "anomalies", "error", "collate")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def num_train(self) -> int:
-        """How many training samples there are."""
-        return len(self.learned)
+        self._lay(
+            learned=Source.of("train", self.train, self.collate),
+            held_out=Source.of("test", self.test, self.collate),
+            odd=Source.given("anomalies", self.anomalies, self.collate),
+        )
 
     @property
     def in_stages(self) -> bool:
@@ -103,10 +91,6 @@ class Autoencoder:
         """The training samples at `indices`, as inputs and as what is to come of them."""
         inputs = self.learned.inputs(indices)
         return Batch((inputs, inputs), len(indices))
-
-    def sample(self, model: nn.Module, rng: torch.Generator, size: int) -> Batch:
-        """`size` training samples drawn with replacement; the model has no say."""
-        return self.fetch(self.learned.drawn(rng, size))
 
     def criterion(self, outputs: Any, inputs: Tensor) -> Tensor:
         """The mean error of a batch."""

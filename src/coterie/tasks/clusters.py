@@ -5,9 +5,9 @@ Legend of shape suffixes: B samples of a batch, S samples to begin from, D featu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from coterie.tasks.samples import (
     Collate,
     Samples,
     Source,
+    Sourced,
     device_of,
     evaluating,
 )
@@ -220,7 +221,7 @@ class GaussianMixture(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Clusters:
+class Clusters(Sourced):
     """A model that says what each sample costs it, and to which cluster it belongs.
 
     `model` is called with samples of the training set, stacked, to begin from: `KMeans` or
@@ -247,24 +248,11 @@ class Clusters:
     known: Source | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        made = {
-            "learned": Source.of("train", self.train, self.collate),
-            "held_out": Source.of("test", self.test, self.collate),
-            "known": Source.given("labelled", self.labelled, self.collate),
-        }
-        for attribute, value in made.items():
-            object.__setattr__(self, attribute, value)
-
-    @property
-    def given(self) -> Mapping[str, Any]:
-        """What a job file says of this task."""
-        names = ("model", "train", "test", "labelled", "collate")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def num_train(self) -> int:
-        """How many training samples there are."""
-        return len(self.learned)
+        self._lay(
+            learned=Source.of("train", self.train, self.collate),
+            held_out=Source.of("test", self.test, self.collate),
+            known=Source.given("labelled", self.labelled, self.collate),
+        )
 
     def build(self) -> nn.Module:
         """A model that begins from some of the training samples, drawn by torch's generator."""
@@ -280,10 +268,6 @@ class Clusters:
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`."""
         return Batch(self.learned.inputs(indices), len(indices))
-
-    def sample(self, model: nn.Module, rng: torch.Generator, size: int) -> Batch:
-        """`size` training samples drawn with replacement; the model has no say."""
-        return self.fetch(self.learned.drawn(rng, size))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """What a sample of the batch costs on average, on whatever device the model is."""

@@ -6,9 +6,9 @@ Legend of shape suffixes: B samples of a batch, V = 2B views, E features.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from coterie.tasks.samples import (
     Model,
     Samples,
     Source,
+    Sourced,
     built,
     device_of,
     evaluating,
@@ -71,7 +72,7 @@ class Beside(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Contrastive:
+class Contrastive(Sourced):
     """An encoder that is to find two views of a sample alike, and unlike those of all others.
 
     `model` makes the encoder, whose features are what is wanted; `head`, a projection on which the
@@ -107,24 +108,11 @@ class Contrastive:
                 "expected a temperature above 0 and groups of two samples or more, found "
                 f"temperature {self.temperature:g} and group {self.group}; mend them"
             )
-        made = {
-            "learned": Source.of("train", self.train, self.collate),
-            "held_out": Source.of("test", self.test, self.collate),
-            "known": Source.given("labelled", self.labelled, self.collate),
-        }
-        for attribute, value in made.items():
-            object.__setattr__(self, attribute, value)
-
-    @property
-    def given(self) -> Mapping[str, Any]:
-        """What a job file says of this task."""
-        names = ("model", "train", "test", "views", "head", "temperature", "group", "labelled")
-        return {name: getattr(self, name) for name in (*names, "collate")}
-
-    @property
-    def num_train(self) -> int:
-        """How many training samples there are."""
-        return len(self.learned)
+        self._lay(
+            learned=Source.of("train", self.train, self.collate),
+            held_out=Source.of("test", self.test, self.collate),
+            known=Source.given("labelled", self.labelled, self.collate),
+        )
 
     @property
     def in_stages(self) -> bool:
@@ -140,10 +128,6 @@ class Contrastive:
     def fetch(self, indices: Sequence[int]) -> Batch:
         """Two views, drawn now, of each of the training samples at `indices`: (B, 2, ...)."""
         return self._viewed(self.learned.inputs(indices))
-
-    def sample(self, model: nn.Module, rng: torch.Generator, size: int) -> Batch:
-        """`size` training samples drawn with replacement; the model has no say."""
-        return self.fetch(self.learned.drawn(rng, size))
 
     def criterion(self, features_VE: Tensor, _: Tensor) -> Tensor:
         """The mean over all views of a batch."""

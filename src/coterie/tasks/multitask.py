@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from coterie.errors import JobError, NotFinite
 from coterie.specs import TEST_LOSS
 from coterie.tasks.network import Network
-from coterie.tasks.samples import Model, built, device_of, to_device
+from coterie.tasks.samples import Model, built, device_of, drawn, to_device
 from coterie.tasks.supervised import Supervised, predict_pairs
 from coterie.tasks.tables import Column, Table
 from coterie.tasks.weighing import LEAST, Balance, Conflict, Moment, balance_of
@@ -142,8 +142,7 @@ class MultiTask:
 
     def sample(self, model: nn.Module, rng: torch.Generator, size: int) -> Batch:
         """`size` training samples drawn with replacement; the model has no say."""
-        drawn_B: list[int] = torch.randint(self.num_train, (size,), generator=rng).tolist()
-        return self.fetch(drawn_B)
+        return self.fetch(drawn(self.num_train, rng, size))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Σ λᵢLᵢ over the batch, whose gradient is that of the sum, or what the law makes of it.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from coterie.errors import JobError
+from coterie.types import Batch
 
 SCORE_BATCH = 512  # held-out samples looked at together
 
@@ -80,6 +83,16 @@ def batches(dataset: MapStyle, collate: Collate = default_collate) -> Iterator[t
         yield len(indices), gather(dataset, indices, collate)
 
 
+def drawn(num_train: int, rng: torch.Generator, size: int) -> list[int]:
+    """Numbers of `size` of so many samples, drawn with replacement.
+
+    >>> drawn(1, torch.Generator(), 3)
+    [0, 0, 0]
+    """
+    numbers_B: list[int] = torch.randint(num_train, (size,), generator=rng).tolist()
+    return numbers_B
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """Samples that are learned without answers: tensors, or tuples that begin with one.
@@ -109,10 +122,6 @@ class Source:
         """The samples at `indices`, (B, ...)."""
         return inputs_of(gather(self.dataset, indices, self.collate))
 
-    def drawn(self, rng: torch.Generator, size: int) -> list[int]:
-        """Numbers of `size` samples, drawn with replacement."""
-        return torch.randint(len(self), (size,), generator=rng).tolist()
-
     def each(self) -> Iterator[Tensor]:
         """All samples in order, some hundreds at a time."""
         return (inputs_of(data) for _, data in batches(self.dataset, self.collate))
@@ -120,6 +129,40 @@ class Source:
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same with their labels; JobError where they have none."""
         return (labelled_pair(data) for _, data in batches(self.dataset, self.collate))
+
+
+class Sourced(abc.ABC):
+    """What all tasks have in common whose samples are learned without answers.
+
+    A frozen dataclass: what it is given are its fields but `name`, and what it makes of them is
+    laid down once it is built.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    learned: Source
+
+    @abc.abstractmethod
+    def fetch(self, indices: Sequence[int]) -> Batch:
+        """The training samples at `indices`."""
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What a job file says of this task."""
+        told = [f.name for f in dataclasses.fields(self) if f.init and f.name != "name"]
+        return {name: getattr(self, name) for name in told}
+
+    @property
+    def num_train(self) -> int:
+        """How many training samples there are."""
+        return len(self.learned)
+
+    def sample(self, model: nn.Module, rng: torch.Generator, size: int) -> Batch:
+        """`size` training samples drawn with replacement; the model has no say."""
+        return self.fetch(drawn(self.num_train, rng, size))
+
+    def _lay(self, **made: Source | None) -> None:
+        for attribute, value in made.items():
+            object.__setattr__(self, attribute, value)
 
 
 def inputs_of(data: Any) -> Tensor:

@@ -25,6 +25,7 @@ from coterie.tasks.samples import (
     built,
     dataset,
     device_of,
+    drawn,
     evaluating,
     gather,
     to_device,
@@ -164,8 +165,7 @@ class Supervised:
 
     def sample(self, model: nn.Module, rng: torch.Generator, size: int) -> Batch:
         """`size` training samples drawn with replacement; the model has no say."""
-        drawn_B: list[int] = torch.randint(self.num_train, (size,), generator=rng).tolist()
-        return self.fetch(drawn_B)
+        return self.fetch(drawn(self.num_train, rng, size))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss over the batch, on whatever device the model is."""
