@@ -20,6 +20,7 @@ from coterie.agents.learner import best_device
 from coterie.agents.prepared import Moved, Things
 from coterie.agents.state import copied, pack_state, unpack_state
 from coterie.errors import CheckpointError, JobError
+from coterie.tasks.passes import Streamed
 
 seat: ContextVar[Callable[[], Me]] = ContextVar("seat")  # who takes part here, in a run of many
 
@@ -167,7 +168,11 @@ class Alone(Me):
 
     def _share(self, things: Things, accumulate: int) -> dict[int, Any]:
         loader: DataLoader[Any] = things.loader
-        return {} if self.device == "cpu" else {id(loader): Moved(loader, self.device)}
+        if isinstance(loader.dataset, Streamed):
+            things.checked()  # shuffled, it would be read anew for every sample
+        if not Moved.has_work(loader, self.device):
+            return {}
+        return {id(loader): Moved(loader, self.device)}
 
     def has_begun(self) -> bool:
         """Never: what it holds is its own."""

@@ -106,7 +106,9 @@ class OneOfMany(Me):
             things.whole, things.optimizer, things.loader.batch_size, accumulate
         )
         stands_for: dict[int, Any] = {
-            id(things.loader): Shares(things.loader, loop, self._start, self.device),
+            id(things.loader): Shares(
+                things.loader, loop, self._start, self.device, things.samples
+            ),
             id(things.optimizer): Stepper(things.optimizer, loop),
         }
         if things.scheduler is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from coterie.errors import JobError, NotFinite
 from coterie.specs import TEST_LOSS
 from coterie.tasks.network import Network
+from coterie.tasks.passes import Streamed, Transformed
 from coterie.tasks.samples import Model, built, device_of, drawn, to_device
 from coterie.tasks.supervised import Supervised, predict_pairs
 from coterie.tasks.tables import Column, Table
@@ -297,6 +298,11 @@ def _check_names(whole: str, names: Sequence[str]) -> None:
 
 def _in_columns(task: Supervised, tables: dict[Any, Table]) -> Supervised:
     """The task on its own column wherever it was given a table, one table for all that share it."""
+    if isinstance(task.train, Streamed | Transformed):
+        raise JobError(
+            f"{task.name}: expected of one of many tasks a dataset whose samples are numbered and "
+            f"stay the same, found {type(task.train).__name__}; learn it by itself"
+        )
     if task.predict is not predict_pairs:
         raise JobError(
             f"expected {task.name} to have samples of (inputs, targets), found predict; "
