@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from coterie.tasks.passes import Streamed, Transformed
     from coterie.tasks.supervised import Supervised
     from coterie.tasks.tables import Table
+    from coterie.watch.callbacks import KerasCallbacks
 
 __all__ = [
     "Autoencoder",
@@ -61,6 +62,7 @@ __all__ = [
     "JobError",
     "JoinError",
     "KMeans",
+    "KerasCallbacks",
     "KerasNet",
     "Lightning",
     "MultiTask",
@@ -102,6 +104,7 @@ _HOMES = {
     "Int8": "coterie.sync.codecs",
     "Job": "coterie.config",
     "KMeans": "coterie.tasks.clusters",
+    "KerasCallbacks": "coterie.watch.callbacks",
     "KerasNet": "coterie.tasks.keras",
     "Lightning": "coterie.tasks.lightning",
     "MultiTask": "coterie.tasks.multitask",

@@ -85,7 +85,7 @@ def test_schedulers_that_agents_would_not_agree_on_are_refused() -> None:
 
 @pytest.mark.parametrize("extra", [nn.Linear(1, 1), torch.ones(1), DataLoader(PAIRS)])
 def test_two_of_a_kind_and_other_things_are_refused(extra: Any) -> None:
-    with pytest.raises(JobError, match=r"expected a model, an optimizer, .* found Linear, SGD"):
+    with pytest.raises(JobError, match=r"expected a model, its optimizers, .* found Linear, SGD"):
         Things.of((*things(), extra))
 
 

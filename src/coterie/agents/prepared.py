@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from coterie.agents.loop import Loop, Start
+from coterie.agents.several import OneStepper, Several, Together
 from coterie.errors import JobError
 from coterie.tasks.passes import Streamed, numbered
 from coterie.tasks.samples import MapStyle, to_device
@@ -49,14 +50,15 @@ class Things:
         loaders = [thing for thing in given if isinstance(thing, DataLoader)]
         schedulers = [thing for thing in given if isinstance(thing, LRScheduler)]
         num_known = len(models) + len(optimizers) + len(loaders) + len(schedulers)
-        are_single = len(models) == len(optimizers) == len(loaders) == 1
-        if not are_single or len(schedulers) > 1 or num_known < len(given):
+        are_single = len(models) == len(loaders) == 1
+        if not are_single or not optimizers or len(schedulers) > 1 or num_known < len(given):
             names = ", ".join(type(thing).__name__ for thing in given) or "nothing"
             raise JobError(
-                "expected a model, an optimizer, a DataLoader and at most one scheduler in "
+                "expected a model, its optimizers, a DataLoader and at most one scheduler in "
                 f"me.prepare, found {names}; leave out what is only evaluated on"
             )
-        return cls(models[0], optimizers[0], loaders[0], *schedulers)
+        optimizer = optimizers[0] if len(optimizers) == 1 else Several(optimizers)
+        return cls(models[0], optimizer, loaders[0], *schedulers)
 
     @property
     def whole(self) -> nn.Module:
@@ -199,6 +201,15 @@ class Stepper(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As the inner one does."""
         self._inner.load_state_dict(state_dict)
+
+
+def steppers(things: Things, loop: Loop) -> dict[int, Optimizer]:
+    """What stands for each optimizer of a script, by its id."""
+    if not isinstance(things.optimizer, Several):
+        return {id(things.optimizer): Stepper(things.optimizer, loop)}
+    parts = things.optimizer.parts
+    together = Together(things.whole, loop, len(parts))
+    return {id(part): OneStepper(part, together) for part in parts}
 
 
 class Schedule:

@@ -20,7 +20,7 @@ from coterie.agents.learner import Learner
 from coterie.agents.loop import Loop
 from coterie.agents.me import Me, seat
 from coterie.agents.perform import drive
-from coterie.agents.prepared import Schedule, Scheduler, Shares, Stepper, Things
+from coterie.agents.prepared import Schedule, Scheduler, Shares, Things, steppers
 from coterie.agents.rehearsal import setup_of
 from coterie.agents.turns import Order, Over
 from coterie.agents.worker import Worker
@@ -109,7 +109,7 @@ class OneOfMany(Me):
             id(things.loader): Shares(
                 things.loader, loop, self._start, self.device, things.samples
             ),
-            id(things.optimizer): Stepper(things.optimizer, loop),
+            **steppers(things, loop),
         }
         if things.scheduler is not None:
             self._schedule = Schedule(things.scheduler, loop)

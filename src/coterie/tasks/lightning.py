@@ -110,7 +110,8 @@ class Lightning:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """What `training_step` returns; what it logs goes nowhere."""
         with _logging(model, lambda name, value: None):
-            return self._step(model, "training_step", batch.data, 0)
+            loss: Tensor = self._step(model, "training_step", batch.data, 0)
+            return loss
 
     def score(self, model: nn.Module) -> dict[str, float]:
         """The metrics, and `test_loss`: what `validation_step` returns, or logs as `val_loss`."""
@@ -190,17 +191,17 @@ def configured(parameters: list[nn.Parameter]) -> Optimizer:
             f"expected configure_optimizers to return one optimizer, found {len(optimizers)}; "
             "learn with one, or in a loop of your own"
         )
-    (optimizer,) = optimizers
+    optimizer: Optimizer = optimizers[0]
     if schedule is not None:
         unasked = optimizer.register_step_pre_hook(_refuse_unasked)
-        optimizer._lightning = (schedule, unasked)
+        optimizer._lightning = (schedule, unasked)  # type: ignore[attr-defined]
     return optimizer
 
 
 def scheduled(optimizer: Optimizer, every: Literal["epoch", "step"] = "epoch") -> LRScheduler:
     """The schedule that was configured with an optimizer; `every` as the job has it."""
     schedule, unasked = getattr(optimizer, "_lightning", (None, None))
-    if schedule is None:
+    if schedule is None or unasked is None:
         raise JobError(
             "expected an optimizer that was configured with a schedule, found one without; leave "
             "the scheduler out, or name another"
