@@ -72,7 +72,7 @@ def main(num_agents: int, num_epochs: int) -> None:
         optimizer=functools.partial(torch.optim.AdamW, lr=3e-3),
         batch=32,
         until={"epochs": num_epochs},
-        agents=num_agents,
+        agents={"local": num_agents, "join_timeout_s": 300},  # imports take their time
     )
     print({name: round(value, 3) for name, value in result.summary["metrics"].items()})
 

@@ -13,7 +13,6 @@ import os
 os.environ["KERAS_BACKEND"] = "torch"  # before keras is imported, in every agent
 
 import keras
-import safetensors.torch
 import torch
 from torch.utils.data import TensorDataset
 
@@ -73,12 +72,11 @@ def main(num_agents: int, num_epochs: int) -> None:
         optimizer=functools.partial(torch.optim.AdamW, lr=0.005),
         batch=64,
         until={"epochs": num_epochs},
-        agents=num_agents,
+        agents={"local": num_agents, "join_timeout_s": 300},  # imports take their time
         show=coterie.KerasCallbacks([Told()]),
     )
     learned = task.build()  # the Keras model as a module: `learned.keras` is the model itself
-    weights = result.folder / "latest" / "model.safetensors"
-    learned.load_state_dict(safetensors.torch.load_file(weights))
+    learned.load_state_dict(result.weights())
     images, labels = test_set().tensors
     found = learned.keras.predict(images[:128].numpy(), verbose=0).argmax(axis=1)
     print("accuracy of model.predict:", (found == labels[:128].numpy()).mean())

@@ -67,7 +67,7 @@ def main(num_agents: int, num_epochs: int) -> None:
         scheduler=scheduled,
         batch=64,
         until={"val_acc": 0.95, "epochs": num_epochs},
-        agents=num_agents,
+        agents={"local": num_agents, "join_timeout_s": 300},  # imports take their time
     )
     print({name: round(value, 3) for name, value in result.summary["metrics"].items()})
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
@@ -90,8 +89,7 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]
                 why = result.summary.get("error") or "it was interrupted"
                 raise TrainingError(f"expected a fit that ends, found that {why}; fit again")
             self.module_ = built("module", made)
-            weights = result.folder / "latest" / "model.safetensors"
-            self.module_.load_state_dict(safetensors.torch.load_file(weights))
+            self.module_.load_state_dict(result.weights())
         self.module_.eval()
         self.loss_ = float(result.summary["metrics"]["test_loss"])  # on what was learned
         self.n_iter_ = int(result.summary["steps"])
@@ -101,7 +99,8 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "module_")
         inputs_SF = torch.from_numpy(validate_data(self, X, reset=False, dtype=np.float32))
         with torch.no_grad():
-            return torch.cat([self.module_(part) for part in inputs_SF.split(PREDICTED)])
+            parts = torch.split(inputs_SF, PREDICTED)  # type: ignore[no-untyped-call]
+            return torch.cat([self.module_(part) for part in parts])
 
 
 class Classifier(ClassifierMixin, _Fitted):  # type: ignore[misc]
@@ -119,10 +118,10 @@ class Classifier(ClassifierMixin, _Fitted):  # type: ignore[misc]
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn which of the classes in y samples are of."""
-        X, y = validate_data(self, X, y, dtype=np.float32)
+        inputs_SF, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
         self.classes_, codes_S = np.unique(y, return_inverse=True)
-        return self._learn(X, codes_S.astype(np.int64), len(self.classes_))
+        return self._learn(inputs_SF, codes_S.astype(np.int64), len(self.classes_))
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
         """(S, C), in the order of `classes_`."""
@@ -151,11 +150,12 @@ class Regressor(RegressorMixin, _Fitted):  # type: ignore[misc]
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn the values of samples."""
-        X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True, y_numeric=True)
+        asked = {"dtype": np.float32, "multi_output": True, "y_numeric": True}
+        inputs_SF, y = validate_data(self, X, y, **asked)
         answers_SO = np.asarray(y, dtype=np.float32)
         self._is_flat = answers_SO.ndim == 1
         answers_SO = answers_SO.reshape(len(answers_SO), -1)
-        return self._learn(X, answers_SO, answers_SO.shape[1])
+        return self._learn(inputs_SF, answers_SO, answers_SO.shape[1])
 
     def predict(self, X: ArrayLike) -> NDArray[np.float32]:
         """(S,) or (S, O), as the values that were learned."""

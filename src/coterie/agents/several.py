@@ -22,6 +22,7 @@ Seen = list[tuple[int, int]]  # of each gradient, which tensor it is and how oft
 class Several(Optimizer):
     """Optimizers of different parameters as one that steps them all.
 
+    >>> import torch
     >>> ends = nn.Linear(1, 1), nn.Linear(1, 1)
     >>> both = Several([torch.optim.SGD(end.parameters(), lr=0.1) for end in ends])
     >>> [group["lr"] for group in both.param_groups]
@@ -167,6 +168,7 @@ class OneStepper(Optimizer):
 def parts_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
     """Each of several optimizers, or the one that there is.
 
+    >>> import torch
     >>> sgd = torch.optim.SGD(nn.Linear(1, 1).parameters())
     >>> parts_of(Several([sgd])) == parts_of(sgd)
     True
