@@ -51,7 +51,6 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]
         epochs: int = 30,
         batch: int = 32,
         agents: int | Mapping[str, Any] = 1,
-        strategy: str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.module = module
@@ -60,7 +59,6 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]
         self.epochs = epochs
         self.batch = batch
         self.agents = agents
-        self.strategy = strategy
         self.random_state = random_state
 
     def _learn(
@@ -80,7 +78,6 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]
                 batch=min(self.batch, len(inputs_SF)),
                 until={"epochs": self.epochs},
                 agents=self.agents,
-                strategy=self.strategy,
                 seed=seed,
                 runs=Path(folder, "runs"),
                 show=lambda event: None,
@@ -99,7 +96,7 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "module_")
         inputs_SF = torch.from_numpy(validate_data(self, X, reset=False, dtype=np.float32))
         with torch.no_grad():
-            parts = torch.split(inputs_SF, PREDICTED)  # type: ignore[no-untyped-call]
+            parts = torch.split(inputs_SF, PREDICTED)
             return torch.cat([self.module_(part) for part in parts])
 
 
@@ -148,6 +145,11 @@ class Regressor(RegressorMixin, _Fitted):  # type: ignore[misc]
 
     _loss = staticmethod(F.mse_loss)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn the values of samples."""
         asked = {"dtype": np.float32, "multi_output": True, "y_numeric": True}
@@ -157,13 +159,11 @@ class Regressor(RegressorMixin, _Fitted):  # type: ignore[misc]
         answers_SO = answers_SO.reshape(len(answers_SO), -1)
         return self._learn(inputs_SF, answers_SO, answers_SO.shape[1])
 
-    def predict(self, X: ArrayLike) -> NDArray[np.float32]:
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """(S,) or (S, O), as the values that were learned."""
         outputs_SO = self._outputs(X)
-        found: NDArray[np.float32] = (
-            arrays.flat(outputs_SO) if self._is_flat else outputs_SO
-        ).numpy()
-        return found
+        found = arrays.flat(outputs_SO) if self._is_flat else outputs_SO
+        return found.double().numpy()
 
 
 def _sized(

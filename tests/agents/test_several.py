@@ -119,7 +119,14 @@ def twice(model: nn.Module, first: Any, second: Any) -> None:
     first.step()
 
 
-@pytest.mark.parametrize("script", [alternating, twice])
+def scaled(model: nn.Module, first: Any, second: Any) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(loss_of(model).float()).backward()
+    scaler.step(first)
+    scaler.step(second)
+
+
+@pytest.mark.parametrize("script", [alternating, twice, scaled])
 def test_a_loop_that_steps_them_one_by_one_is_refused(script: Callable[..., None]) -> None:
     model, loop, (first, second) = prepared()
     with pytest.raises(TrainingError, match=r"after one backward pass, .* as that of a GAN"):
