@@ -90,7 +90,7 @@ class TestPeft:
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         assert frozen
         for name, value in model.state_dict().items():
-            assert torch.equal(value, learned[name]) == (name in frozen or not value.any())
+            assert torch.equal(value, learned[name]) == (name in frozen)
         on = coterie.train(task, adam, 16, {"steps": 8}, resume=result.folder, **given)
         whole = coterie.train(task, adam, 16, {"steps": 8}, **given)
         for name, value in whole.weights().items():

@@ -96,11 +96,15 @@ class Together:
     def __init__(self, model: nn.Module, loop: Loop, num_parts: int) -> None:
         self._model, self._loop, self._num_parts = model, loop, num_parts
         self._seen: Seen = []
+        self._order = loop.order  # the batch that those told were told on
         self.told: set[int] = set()
         self._to_forget: list[Callable[[], None]] = []
 
     def step(self, part: Optimizer) -> None:
         """One was told to step; once all were, the step is the group's."""
+        if self._loop.order is not self._order:  # a batch was dropped half-way, as scalers do
+            self._order = self._loop.order
+            self.told.clear()
         seen = [(id(g), g._version) for g in self._gradients()]
         if id(part) in self.told or (self.told and seen != self._seen):
             raise TrainingError(
