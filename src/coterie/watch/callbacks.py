@@ -32,7 +32,7 @@ class KerasCallbacks:
     def __init__(self, callbacks: Iterable[Any], show: Show = lambda event: None) -> None:
         self._callbacks, self._show = list(callbacks), show
         self._model = _Elsewhere()
-        self._has_begun = False
+        self._has_begun = self._is_stopped = False
         self._ended: tuple[int, dict[str, float]] | None = None  # an epoch: its scores may come
         for callback in self._callbacks:
             callback.set_params({})
@@ -58,8 +58,8 @@ class KerasCallbacks:
         (epoch, logs), self._ended = self._ended, None
         logs |= {f"val_{name.removeprefix('test_')}": value for name, value in scores.items()}
         self._each("on_epoch_end", epoch, logs)
-        if self._model.stop_training:
-            self._model.stop_training = False
+        if self._model.stop_training and not self._is_stopped:
+            self._is_stopped = True  # a second one would end the run at once
             signal.raise_signal(signal.SIGINT)
         self._each("on_epoch_begin", epoch + 1, {})
 
