@@ -22,7 +22,7 @@ from coterie.config import Job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint, Resume
-from coterie.engines.strands import FORM_S, Agent, Strand, call_of, price_of
+from coterie.engines.strands import FORM_S, Agent, Strand, call_of, passing_of, price_of
 from coterie.engines.virtual import Fault, VirtualTime, slowed
 from coterie.errors import CoterieError, Torn
 from coterie.transport import messages as say
@@ -327,10 +327,12 @@ class Simulation(VirtualTime):
         self._after(seconds, lambda: self._within(name, meet, alone=True))
 
     def _pass(self, name: str, agent: Agent, strand: Strand, effect: do.Pass) -> None:
-        """A stage's part of a batch: the others' are as long, and no road is that slow."""
-        assert agent.device is not None
-        share = -(-effect.batch.size // len(effect.team))
-        self._later(name, strand, agent.device.step_s(share), _attempt(effect.alone))
+        """A stage's part of a batch; it is over when the batch went through all stages and back."""
+        world = replace(self._world, chain=self._world.chain or self.coordinator.run.chain)
+        passing_s, own_s = passing_of(agent, effect, name, world)
+        answer = _attempt(effect.alone)
+        told = answer if isinstance(answer, CoterieError) else (answer, own_s)
+        self._later(name, strand, passing_s, told)
 
     def _later(
         self, name: str, strand: Strand, seconds: float, answer: Any, alone: bool = True

@@ -9,12 +9,13 @@ from typing import Any
 
 from coterie.agents import effects as do
 from coterie.agents.worker import Worker
+from coterie.coordinator.parallel import passage_s
 from coterie.sync.exchanges import Reduce
 from coterie.sync.room import Payload
 from coterie.transport import messages as say
 from coterie.transport.memory import Call
 from coterie.transport.parcels import Assembly
-from coterie.world import Device, Link
+from coterie.world import Device, Link, World
 
 FORM_S = 0.005  # to build a group
 
@@ -101,3 +102,16 @@ def price_of(call: Call, members: tuple[str, ...], links: tuple[Link, ...]) -> f
         num_bytes //= max(1, len(members))
     payload = Payload(num_bytes, summable=call.op == "total")
     return Reduce().price(payload, len(members), links)
+
+
+def passing_of(agent: Agent, effect: do.Pass, name: str, world: World) -> tuple[float, float]:
+    """Seconds in which a batch goes through a team, and those that an agent computes of it.
+
+    Where nobody knows the layers, all stages are taken to be as long, and no road to be slow.
+    """
+    assert agent.worker is not None
+    assert agent.device is not None
+    cut = agent.worker.sentence.team
+    share_s = agent.device.step_s(-(-effect.batch.size // len(effect.team)))
+    known = passage_s(cut, effect.team, name, effect.batch.size, world)
+    return known or (share_s, share_s)
