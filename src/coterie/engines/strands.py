@@ -10,6 +10,8 @@ from typing import Any
 from coterie.agents import effects as do
 from coterie.agents.worker import Worker
 from coterie.coordinator.parallel import passage_s
+from coterie.coordinator.prices import streamed_s
+from coterie.errors import CoterieError
 from coterie.sync.exchanges import Reduce
 from coterie.sync.room import Payload
 from coterie.transport import messages as say
@@ -104,8 +106,23 @@ def price_of(call: Call, members: tuple[str, ...], links: tuple[Link, ...]) -> f
     return Reduce().price(payload, len(members), links)
 
 
-def passing_of(agent: Agent, effect: do.Pass, name: str, world: World) -> tuple[float, float]:
-    """Seconds in which a batch goes through a team, and those that an agent computes of it.
+def early_s(
+    call: Call, members: tuple[str, ...], links: tuple[Link, ...], step_s: float, num_parts: int
+) -> float:
+    """How long before the end of a step a sum begins that is made part by part as parts come."""
+    return streamed_s(num_parts, price_of(call, members, links), step_s)
+
+
+def attempt(run: Callable[[], Any]) -> Any:
+    """What a computation comes to: its value, or the error to raise in the worker."""
+    try:
+        return run()
+    except CoterieError as error:
+        return error
+
+
+def pass_through(agent: Agent, effect: do.Pass, name: str, world: World) -> tuple[float, Any]:
+    """Seconds in which a batch goes through a team, and what one of it is told of its own part.
 
     Where nobody knows the layers, all stages are taken to be as long, and no road to be slow.
     """
@@ -114,4 +131,6 @@ def passing_of(agent: Agent, effect: do.Pass, name: str, world: World) -> tuple[
     cut = agent.worker.sentence.team
     share_s = agent.device.step_s(-(-effect.batch.size // len(effect.team)))
     known = passage_s(cut, effect.team, name, effect.batch.size, world)
-    return known or (share_s, share_s)
+    passing_s, own_s = known or (share_s, share_s)
+    loss = attempt(effect.alone)
+    return passing_s, loss if isinstance(loss, CoterieError) else (loss, own_s)
