@@ -411,11 +411,18 @@ class TestRun:
         ("words", "origin"), [(("--resume",), "train"), (("--resume-from", "x"), "x")]
     )
     def test_goes_on_from_the_newest_run_of_its_name_or_from_the_one_that_is_named(
-        self, words: tuple[str, ...], origin: str, script: Path, launch: FakeLaunch, runs: Path
+        self,
+        words: tuple[str, ...],
+        origin: str,
+        script: Path,
+        runs: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         (runs / "train").mkdir(parents=True)
+        fake = FakeLaunch()
+        monkeypatch.setattr("coterie.engines.launch.launch", fake)
         coterie("run", "--runs", runs, "--name", "train", *words, script)
-        assert launch.resume in (runs / origin, Path(origin))
+        assert fake.resume in (runs / origin, Path(origin))
 
     def test_alone_this_process_becomes_the_script_s(
         self, script: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ dist.init_process_group("gloo")
 model = DDP(net())
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 sampler = DistributedSampler(dataset)
-loader = DataLoader(dataset, batch_size=12, sampler=sampler)
+loader = DataLoader(dataset, batch_size=32, sampler=sampler)
 for epoch in range(10):
     sampler.set_epoch(epoch)
     for x, y in loader:

@@ -1,8 +1,8 @@
 """What the scripts of this folder learn: the next character of Shakespeare.
 
-Settings of nanoGPT's example for a CPU (Karpathy 2022): 4 layers, 4 heads, width 128, 64
-characters, 12 windows for each process. The dataset writes down when which process fetched how many
-samples, so that scripts are measured which do not know of it: `OWN_LOOP_METER` names a folder.
+Settings of nanoGPT's example for a CPU (Karpathy 2022): 4 layers, 4 heads, width 128, windows
+of 64 characters. The dataset writes down when which process fetched how many samples, so that
+scripts are measured which do not know of it: `OWN_LOOP_METER` names a folder for that.
 
 Legend of shape suffixes: B windows, T characters of a window, V characters known.
 """
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import shakespeare
 
 shakespeare.WINDOW, shakespeare.WIDTH = 64, 128
-NUM_TRAIN = 36_000  # windows of a pass: 1,000 steps
+NUM_TRAIN = 48_000  # windows of a pass: 500 steps
 
 
 class Net(shakespeare.Transformer):

@@ -8,7 +8,7 @@ import coterie
 me = coterie.join()
 model = net()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-loader = DataLoader(dataset, batch_size=36, shuffle=True)
+loader = DataLoader(dataset, batch_size=96, shuffle=True)
 model, optimizer, loader = me.prepare(model, optimizer, loader)
 for epoch in me.passes(10):
     for x, y in loader:

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 model = net()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-loader = DataLoader(dataset, batch_size=36, shuffle=True)
+loader = DataLoader(dataset, batch_size=96, shuffle=True)
 for epoch in range(10):
     for x, y in loader:
         loss = F.cross_entropy(model(x), y)
