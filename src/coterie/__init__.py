@@ -18,6 +18,7 @@ from coterie.errors import (
     CoterieError,
     JobError,
     JoinError,
+    LessonError,
     NotFinite,
     StrategyError,
     Torn,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from coterie.tasks.multitask import MultiTask
     from coterie.tasks.outputs import own_loss
     from coterie.tasks.passes import Streamed, Transformed
+    from coterie.tasks.prototypes import Prototypes
     from coterie.tasks.supervised import Supervised
     from coterie.tasks.tables import Table
     from coterie.watch.callbacks import KerasCallbacks
@@ -64,12 +66,14 @@ __all__ = [
     "KMeans",
     "KerasCallbacks",
     "KerasNet",
+    "LessonError",
     "Lightning",
     "MultiTask",
     "NotFinite",
     "Only",
     "Outer",
     "PerCentre",
+    "Prototypes",
     "Reduce",
     "StrategyError",
     "Streamed",
@@ -111,6 +115,7 @@ _HOMES = {
     "Only": "coterie.sync.pieces",
     "Outer": "coterie.sync.outer",
     "PerCentre": "coterie.tasks.clusters",
+    "Prototypes": "coterie.tasks.prototypes",
     "Reduce": "coterie.sync.exchanges",
     "Streamed": "coterie.tasks.passes",
     "Supervised": "coterie.tasks.supervised",
