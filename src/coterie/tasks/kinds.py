@@ -16,6 +16,7 @@ from coterie.specs import (
     AutoencoderSpec,
     ClustersSpec,
     ContrastiveSpec,
+    LightningSpec,
     MultiSpec,
     PrototypesSpec,
     Ref,
@@ -25,6 +26,7 @@ from coterie.tasks.autoencoder import Autoencoder, squared_error
 from coterie.tasks.base import NamedTask
 from coterie.tasks.clusters import Clusters
 from coterie.tasks.contrastive import Contrastive
+from coterie.tasks.lightning import Lightning
 from coterie.tasks.multitask import MultiTask
 from coterie.tasks.prototypes import Prototypes
 from coterie.tasks.references import instantiate, quoted, resolve
@@ -57,6 +59,8 @@ def from_spec(name: str, spec: AnySpec, root: str) -> NamedTask:
             return checked(_contrastive(name, spec, root))
         case ClustersSpec():
             return checked(_clusters(name, spec, root))
+        case LightningSpec():
+            return checked(_lightning(name, spec, root))
         case PrototypesSpec():
             return checked(_prototypes(name, spec, root, functools.partial(instantiate, root=root)))
         case MultiSpec():
@@ -110,6 +114,17 @@ def _clusters(name: str, spec: ClustersSpec, root: str) -> Clusters:
         instantiate(spec.train, root),
         instantiate(spec.test, root),
         labelled=instantiate(spec.labelled, root) if spec.labelled else None,
+        collate=_ready(spec.collate, root) if spec.collate else None,
+    )
+
+
+def _lightning(name: str, spec: LightningSpec, root: str) -> Lightning:
+    return Lightning(
+        name,
+        _model(spec.model, root),
+        instantiate(spec.train, root),
+        instantiate(spec.test, root),
+        metrics=spec.metrics,
         collate=_ready(spec.collate, root) if spec.collate else None,
     )
 
