@@ -127,6 +127,17 @@ class Coordinator:
         run.losses[name] += was_needed
         self._go_on()
 
+    def doubt(self, name: str, reason: str, now_s: float) -> None:
+        """An engine has lost sight of a member: it is dead if it is not heard either.
+
+        A machine that a cluster gave up may be cut off from that cluster alone.
+        """
+        run = self.run
+        member = run.members.get(name) or run.suspects.get(name)
+        if member is not None and now_s > member.pulse.suspect_s():
+            run.evicted.append(name)
+            self.lost(name, reason, now_s)
+
     def _lost_server(self, reason: str) -> None:
         """Members hold what they have until another server is here."""
         run = self.run
