@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from coterie.watch.progress import Screen
 
 
+EngineKind = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Where agents live: local, or ray.")
+]
+
+
 def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = False) -> None:
     """Learn digits on three unequal agents, one of which is killed and returns."""
     with answering(as_json) as answer:
@@ -54,6 +59,7 @@ def train(
         Path | None,
         typer.Option("--resume-from", metavar="PATH", help="Go on from this run or checkpoint."),
     ] = None,
+    engine: EngineKind = None,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
     as_lines: AsLines = False,
@@ -66,7 +72,7 @@ def train(
             raise JobError(
                 "expected one of --resume and --resume-from, found both; leave out --resume"
             )
-        job = load_job(path, overrides or ())
+        job = load_job(path, _with_engine(engine, overrides))
         origin = newest_run(job.name, runs) if resume else resume_from
         _learn(job, runs, origin, screen(as_json, as_lines), answer)
 
@@ -79,6 +85,7 @@ def run(
     strategy: Annotated[str, typer.Option(help="A recipe or a sentence.")] = "auto",
     name: Annotated[str | None, typer.Option(help="Of the run; by default the script's.")] = None,
     overrides: Overrides = None,
+    engine: EngineKind = None,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +94,7 @@ def run(
         from coterie.engines.launch import script_job
 
         given = {"name": name, "strategy": strategy, "agents": agents}
-        job = script_job(Path(words[0]), words[1:], given, overrides or ())
+        job = script_job(Path(words[0]), words[1:], given, _with_engine(engine, overrides))
         _learn(job, runs, None, screen(as_json, as_lines=False), answer)
 
 
@@ -138,6 +145,11 @@ def stand_by(
 
         place = agent.Place(endpoint, key, root, watch)
         raise typer.Exit(agent.stand_by(job, place, threads, lambda duty: DutyCycle(duty).rest_s))
+
+
+def _with_engine(kind: str | None, overrides: Sequence[str] | None) -> Sequence[str]:
+    """What is laid over a job, the engine first: `--set engine.address=...` says where it is."""
+    return [*([] if kind is None else [f"engine.kind={kind}"]), *(overrides or ())]
 
 
 def _key(given: str) -> Path | JoinKey:

@@ -13,6 +13,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,7 @@ from coterie.machine import gpus
 
 Answer = Literal["welcome", "refused", "silent"]
 
-DIAL_S, GREET_S, COUNT_S = 2.0, 10.0, 45.0
+DIAL_S, GREET_S, COUNT_S = 2.0, 8.0, 45.0
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 LOOPBACK = ("127.0.0.1", "localhost")
 GROWING_S = 600.0  # for nodes that an autoscaler has to bring, where the job says no other time
@@ -92,9 +93,21 @@ def find(address: str, env: Mapping[str, str]) -> str:
 def knock(address: str) -> None:
     """Raises JoinError unless a cluster is there that lets this machine in, and not everybody."""
     dial(address)
-    own = _greeting(address, {})
+    until_s = time.monotonic() + GREET_S
     stranger = _greeting(address, {MODE: "token", TOKEN: secrets.token_hex(32)})
-    judge(address, _answer(own), _answer(stranger), os.environ)
+    # With no token to show, Ray's client ends before it has asked.
+    own = _greeting(address, {}) if has_token(os.environ) else stranger
+    answers = {greeting: _answer(greeting, until_s) for greeting in (stranger, own)}
+    judge(address, answers[own], answers[stranger], os.environ)
+
+
+def has_token(env: Mapping[str, str]) -> bool:
+    """Whether there is a token to show, or none is to be shown."""
+    return bool(env.get(TOKEN)) or _kept(env).is_file() or env.get(MODE) == "disabled"
+
+
+def _kept(env: Mapping[str, str]) -> Path:
+    return Path(env.get(TOKEN_PATH, "~/.ray/auth_token")).expanduser()
 
 
 def dial(address: str) -> None:
@@ -120,10 +133,9 @@ def judge(address: str, own: Answer, stranger: Answer, env: Mapping[str, str]) -
             f"within {GREET_S:.0f} s; check the port, and that Ray has one version everywhere"
         )
     if own == "refused":
-        kept = env.get(TOKEN_PATH, "~/.ray/auth_token")
-        where = TOKEN if env.get(TOKEN) else kept
-        has_one = bool(env.get(TOKEN)) or Path(kept).expanduser().is_file()
-        found = f"another one in {where}" if has_one else f"none in {where}"
+        where = TOKEN if env.get(TOKEN) else _kept(env)
+        found = f"another one in {where}" if has_token(env) else f"none in {where}"
+        found = f"that {MODE}=disabled shows none" if env.get(MODE) == "disabled" else found
         raise JoinError(
             f"expected the token of the Ray cluster at {address}, found {found}; copy "
             f"~/.ray/auth_token from its head, or name a copy with {TOKEN_PATH}"
@@ -168,14 +180,17 @@ def _greeting(address: str, env: Mapping[str, str]) -> subprocess.Popen[str]:
     )
 
 
-def _answer(greeting: subprocess.Popen[str]) -> Answer:
+def _answer(greeting: subprocess.Popen[str], until_s: float) -> Answer:
     try:
-        said = greeting.communicate(timeout=GREET_S)[0].strip()
+        patience_s = max(0.1, until_s - time.monotonic())
+        said = greeting.communicate(timeout=patience_s)[0].strip()
     except subprocess.TimeoutExpired:
         greeting.kill()
         greeting.communicate()
         return "silent"
-    return "welcome" if said == "welcome" else "refused" if said == "refused" else "silent"
+    if said == "welcome":
+        return "welcome"
+    return "refused" if said == "refused" else "silent"
 
 
 def _asked(what: str, address: str, timeout_s: float) -> str:
