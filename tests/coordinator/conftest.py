@@ -135,6 +135,10 @@ class Play:
             self._forget(name)
             self._do(lambda c, name=name: c.lost(name, "killed", now_s))
 
+    def doubt(self, name: str, reason: str) -> None:
+        now_s = self.now_s
+        self._do(lambda c: c.doubt(name, reason, now_s))
+
     def stop(self, reason: str = "interrupted") -> None:
         self._do(lambda c: c.stop(reason))
 

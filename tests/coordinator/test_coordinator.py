@@ -97,6 +97,20 @@ def test_a_silent_member_is_suspected_early_given_up_late_and_a_regular_one_is_n
     assert not p.run.suspects
 
 
+def test_a_member_that_an_engine_lost_sight_of_is_dead_only_if_it_is_not_heard_either(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    p.doubt("b", "its node was given up")
+    assert not p.of("agent", state="lost")  # it is heard: its machine lives
+    p.mute.add("b")
+    p.until_true(lambda: p.of("agent", state="suspected"))
+    p.doubt("b", "its node was given up")
+    (lost,) = p.of("agent", state="lost")
+    assert (lost["member"], lost["reason"]) == ("b", "its node was given up")
+    assert "b" not in p.run.suspects
+    p.doubt("b", "its node was given up")  # nothing is left to be said of it
+    assert len(p.of("agent", state="lost")) == 1
+
+
 def test_whoever_beats_is_never_lost_however_long_nothing_else_happens(play):
     p = play(2)
     p.enter("a")

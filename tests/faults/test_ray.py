@@ -1,4 +1,4 @@
-"""Agents on a Ray cluster of three hosts: a node dies whole, another is cut off, and both return."""
+"""Agents on a Ray cluster: a node dies whole, another is cut off, and both return."""
 
 from __future__ import annotations
 

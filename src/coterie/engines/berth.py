@@ -83,12 +83,10 @@ class Berth:
     def watch(self) -> tuple[int, str]:
         """Start the agent, or take over the one that lives; how it ended, once it has."""
         self._own()
-        code, found = UNSEEN, self._living()
-        if found:
+        code = UNSEEN if self._living() else self._started()
+        if found := self._living():  # others started it, or its shell was ended before it
             self._pid = found
             Adopted(found).wait()
-        else:
-            code = self._started()
         self._leave()
         return code, self._last_words()
 

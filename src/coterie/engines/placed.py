@@ -42,6 +42,7 @@ class PlacedAgents:
     endpoint: str
     placer: subprocess.Popen[bytes] | None = None
     again_at_s: float = 0.0
+    cluster: str = ""  # the address of the one that was reached
     heard: bytes = b""
     told: list[Told] = field(default_factory=list)  # events to put on record
     doubts: dict[str, str] = field(default_factory=dict)  # whom the cluster lost sight of, and why
@@ -81,7 +82,7 @@ class PlacedAgents:
         if self.placer is not None and (code := self.placer.poll()) is not None:
             self.placer, self.again_at_s = None, now_s + AGAIN_S
             text = f"what places agents on the cluster ended with code {code}: {self._last_words()}"
-            self.complaint = self.complaint and text
+            self.complaint = "" if self.cluster else text
             self.told.append(("warning", {"text": f"{text}; agents go on meanwhile"}))
         elif self.placer is None and now_s >= self.again_at_s:
             self.start()
@@ -109,6 +110,7 @@ class PlacedAgents:
                 self.doubts.pop(name, None)
                 self.told.append(("placed", {"text": f"{name} on node {node}"}))
             case {"word": "connected", "cluster": cluster}:
+                self.cluster = cluster
                 self.told.append(("placed", {"text": f"agents on the cluster at {cluster}"}))
             case {"word": "asked", "num": num}:
                 self.told.append(("placed", {"text": f"asked the cluster for {num} nodes more"}))

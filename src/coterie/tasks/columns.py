@@ -65,7 +65,7 @@ class Rows:
                     f"{', '.join(batch) or 'none'} in one; give all rows the same columns"
                 )
             for name, values in batch.items():
-                column_B = np.asarray(values)
+                column_B = _stacked(np.asarray(values))
                 writers.setdefault(name, _Writer(name)).add(column_B)
                 digest.update(_bytes(column_B))
         return cls({name: writer.column() for name, writer in writers.items()}, digest.hexdigest())
@@ -162,6 +162,13 @@ def visiting() -> Iterator[None]:
 def _is_client() -> bool:
     runtime = sys.modules.get(RUNTIME)
     return runtime is not None and bool(runtime.is_initialized())
+
+
+def _stacked(column_B: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A column of lists of numbers, all of one length, as what it is: a table of numbers."""
+    values = list(column_B) if column_B.dtype == object and column_B.ndim == 1 else []
+    shapes = {(v.dtype, v.shape) if isinstance(v, np.ndarray) else None for v in values}
+    return np.stack(values) if len(shapes) == 1 and None not in shapes else column_B
 
 
 def _bytes(column_B: np.ndarray[Any, Any]) -> bytes | memoryview:
