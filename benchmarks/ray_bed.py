@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ RAY = (sys.executable, "-m", "ray.scripts.scripts")
 PORT = 6379
 STORE_BYTES = 80_000_000
 NODES_S = 120.0  # for a node to come, or to be given up
+POLL_S = 0.05
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 # Ray's own patience with a silent node is a minute; the shortest that it takes without noise.
 SHORT = {
@@ -33,6 +36,19 @@ SHORT = {
 }
 
 
+# A client of the head alone: one of the cluster needs a node, and seconds.
+WATCH = """
+import json, sys, time
+from ray._raylet import GcsClient
+head = GcsClient(address=sys.argv[1])
+while True:
+    nodes = head.get_all_node_info(timeout=10).values()
+    living = sorted(node.node_manager_address for node in nodes if node.state == 0)
+    print(json.dumps([time.time(), *living]), flush=True)
+    time.sleep(0.1)
+"""
+
+
 @dataclass
 class RayBed:
     """A cluster whose head lies on one host of a bed; nothing of it outlives the block."""
@@ -41,6 +57,7 @@ class RayBed:
     head: str
     folder: Path
     tuning: Mapping[str, str] = field(default_factory=dict)
+    seen: list[tuple[float, frozenset[str]]] = field(default_factory=list)  # living nodes, and when
 
     @property
     def address(self) -> str:
@@ -75,30 +92,52 @@ class RayBed:
             started = self.bed.run(host, argv, self.env, stdout=words, stderr=words)
         return psutil.Process(started.pid)
 
-    def await_nodes(self, num: int) -> None:
-        """Until the head knows as many living nodes; raises TimeoutError where it never does."""
-        until_s = time.monotonic() + NODES_S
-        while self._num_nodes() != num:
+    def watch(self) -> None:
+        """Have the head asked which nodes live, ten times a second, from now on."""
+        argv = [sys.executable, "-c", WATCH, self.address]
+        words = (self.folder / "watch.log").open("w")
+        watch = self.bed.run(self.head, argv, self.env, stdout=subprocess.PIPE, stderr=words)
+        threading.Thread(target=self._follow, args=(watch,), daemon=True).start()
+
+    def _follow(self, watch: subprocess.Popen[str]) -> None:
+        assert watch.stdout is not None
+        for line in watch.stdout:
+            time_s, *addresses = json.loads(line)
+            self.seen.append((time_s, frozenset(addresses)))
+
+    def living(self) -> frozenset[str]:
+        """The addresses of the nodes that live, by the head's word."""
+        return self.seen[-1][1] if self.seen else frozenset()
+
+    def await_alive(self, host: str, alive: bool, patience_s: float = NODES_S) -> float | None:
+        """When the head first said so of a host's node, from now on; None if it never does."""
+        address, until_s = self.bed.address_of(host), time.monotonic() + patience_s
+        while (address in self.living()) is not alive:
             if time.monotonic() > until_s:
-                raise TimeoutError(f"expected {num} nodes of {self.address}: {self.words()}")
+                return None
+            time.sleep(POLL_S)
+        return self.seen[-1][0]
+
+    def build(self, hosts: Sequence[str]) -> dict[str, float]:
+        """Start all nodes, the head first and without a CPU; seconds until each was there.
+
+        One after the other: two that start at once on one machine may hang. Raises TimeoutError.
+        """
+        took_s = {}
+        for host in (self.head, *hosts):
+            began_s = time.time()
+            self.start(host, num_cpus=int(host != self.head))
+            if host == self.head:
+                self.watch()
+            came_s = self.await_alive(host, True)
+            if came_s is None:
+                raise TimeoutError(f"expected a node of Ray on {host}, found none: {self.words()}")
+            took_s[host] = came_s - began_s
+        return took_s
 
     def words(self) -> str:
         """The last words of each node."""
         return "\n".join(log.read_text()[-1000:] for log in self.folder.glob("*.log"))
-
-    def _num_nodes(self) -> int:
-        # A client of the head alone: one of the cluster needs a node, and seconds.
-        code = (
-            "import sys; from ray._raylet import GcsClient; "
-            "nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5); "
-            "print(sum(node.state == 0 for node in nodes.values()))"
-        )
-        argv = [sys.executable, "-c", code, self.address]
-        asked = self.bed.run(
-            self.head, argv, self.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        said = asked.communicate()[0].strip()
-        return int(said) if said.isdigit() else 0
 
     def processes(self, host: str) -> list[psutil.Process]:
         """Everything that runs on a host."""

@@ -31,9 +31,7 @@ def cluster() -> Iterator[RayBed]:
         beds.testbed([Host(HEAD), Host(ANN), Host(BOB)]) as bed,
         ray_bed(bed, HEAD, SHORT) as cluster,
     ):
-        for number, host in enumerate((HEAD, ANN, BOB)):
-            cluster.start(host, num_cpus=min(number, 1))  # on the head no agent fits
-            cluster.await_nodes(number + 1)  # two that start at once on one machine may hang
+        cluster.build((ANN, BOB))
         yield cluster
 
 
@@ -92,7 +90,6 @@ def test_a_node_that_dies_and_one_that_is_given_up_are_back_at_work_by_themselve
     rejoined = state(bob, "rejoined", suspected)
     at_work(bob, rejoined)
     assert desk.agent(bob).pid == pid  # the same process: it outlived its node's Ray
-    cluster.await_nodes(2)
     cluster.start(BOB)
     taken = told(f"{bob} on node", rejoined)
     at_work(bob, taken)
