@@ -46,11 +46,28 @@ HEAD, NODES = "head", ("ann", "bob", "cid")
 KILLED, CUT = "ann", "bob"
 START_S, BACK_S, CALM_S = 240.0, 120.0, 8.0
 PATIENCES = {"short": SHORT, "default": {}}
+NUM_TRIALS = 3
 BEYOND_S = 3.0  # a link stays cut after Ray has given its node up
 NEVER_S = 20.0  # for Ray to take a node back by itself, once its link returned
-TORCH = (
-    "import torch, sys; torch.ones(2) @ torch.ones(2); print('here', flush=True); sys.stdin.read()"
-)
+# What a user's own loop on the same task takes, with no agent around it; and with no loop either.
+LOOP = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+loaded_s = time.time()
+if sys.argv[2] == "loop":
+    import faults_task, shakespeare
+    model, samples = faults_task.network(), faults_task.train_set()
+    optimizer = torch.optim.Adam(model.parameters())
+    for step in range(10):
+        inputs, targets = samples.batch(list(range(16 * step, 16 * step + 16)))
+        optimizer.zero_grad()
+        shakespeare.loss(model(inputs), targets).backward()
+        optimizer.step()
+print(loaded_s, flush=True)
+sys.stdin.read()
+"""
 DIAL = """
 import os, sys
 from coterie.transport.control import ControlClient
@@ -105,9 +122,12 @@ def killed(run: Running, cluster: RayBed) -> Told:
     node_s = cluster.await_alive(KILLED, True)
     back = run.state(name, "rejoined", started_s, BACK_S)
     work = back and run.commit_of(name, back["time_s"], BACK_S)
+    joined = run.state(name, "joined", started_s, 0.0)
+    born_s = psutil.Process(run.pid(name)).create_time()
     return {
         "regrouped_s": ours_s,
         "ray_dead_s": ray_s - fault_s if ray_s else None,
+        "agent_join_s": joined["time_s"] - born_s if joined else None,
         "node_again_s": node_s - started_s if node_s else None,
         "back_s": work["time_s"] - started_s if work else None,
     }
@@ -169,61 +189,46 @@ def control_alone(bed: Bed, env: Mapping[str, str]) -> Told:
     return found
 
 
-def torch_alone(bed: Bed, env: Mapping[str, str]) -> Told:
-    """A Python that has loaded torch and does nothing: PSS, and how long that took."""
-    began_s = time.time()
-    loaded = bed.run(
-        NODES[-1], [sys.executable, "-c", TORCH], env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+def torch_alone(bed: Bed, env: Mapping[str, str], what: str) -> Told:
+    """A Python that has loaded torch, and may have learned: PSS, and how long loading took."""
+    began_s, pipe = time.time(), subprocess.PIPE
+    argv = [sys.executable, "-c", LOOP, str(HERE), what]
+    loaded = bed.run(NODES[-1], argv, env, stdin=pipe, stdout=pipe)
     assert loaded.stdout is not None
-    loaded.stdout.readline()
-    found = {"load_s": time.time() - began_s, "pss_mb": pss_mb([psutil.Process(loaded.pid)])}
+    load_s = float(loaded.stdout.readline()) - began_s
+    found = {"load_s": load_s, "pss_mb": pss_mb([psutil.Process(loaded.pid)])}
     loaded.kill()
     return found
 
 
 def footprints(run: Running, cluster: RayBed, nodes_mb: float) -> Told:
     """What agents take beside a node of Ray."""
-    names = [cluster.bed.address_of(host) for host in NODES]
-    agents = [psutil.Process(run.pid(name)) for name in names]
-    joins = []
-    for name, agent in zip(names, agents, strict=True):
-        joined = run.state(name, "joined", 0.0, 0.0)
-        joins += [joined["time_s"] - agent.create_time()] if joined else []
-    alone = torch_alone(cluster.bed, cluster.env)
-    control = control_alone(cluster.bed, cluster.env)
+    agents = [psutil.Process(run.pid(cluster.bed.address_of(host))) for host in NODES]
+    took: dict[str, list[Told]] = {"loop": [], "load": [], "control": []}
+    for _ in range(NUM_TRIALS):
+        for what in ("loop", "load"):
+            took[what].append(torch_alone(cluster.bed, cluster.env, what))
+        took["control"].append(control_alone(cluster.bed, cluster.env))
+
+    def middle(what: str, key: str) -> float:
+        return median(each[key] for each in took[what])
+
     return {
         "agent_mb": median(pss_mb([agent]) for agent in agents),
-        "torch_mb": alone["pss_mb"],
-        "control_mb": control["pss_mb"],
+        "loop_mb": middle("loop", "pss_mb"),
+        "load_mb": middle("load", "pss_mb"),
+        "control_mb": middle("control", "pss_mb"),
         "node_mb": nodes_mb,
-        "agent_join_s": median(joins),
-        "torch_load_s": alone["load_s"],
-        "control_join_s": control["join_s"],
-        "num_listening": listening(agents),
-        "node_num_listening": listening(helpers(cluster, NODES[-1])),
+        "load_s": middle("load", "load_s"),
+        "control_join_s": middle("control", "join_s"),
     }
 
 
 def helpers(cluster: RayBed, host: str) -> list[psutil.Process]:
     """A node's raylet and what it started for itself: no workers, and not the command."""
-    mine = ("raylet", "dashboard/agent.py", "runtime_env/agent", "log_monitor")
-    found = []
-    for process in cluster.processes(host):
-        words = " ".join(process.cmdline())
-        is_command = "ray.scripts.scripts" in words or "coterie" in words.split("--")[0]
-        if any(word in words for word in mine) and not is_command:
-            found.append(process)
-    return found
-
-
-def listening(processes: Sequence[psutil.Process]) -> float:
-    """On how many ports, each."""
-    counts = [
-        len({c.laddr.port for c in process.net_connections("tcp") if c.status == "LISTEN"})
-        for process in processes
-    ]
-    return sum(counts) / max(1, len(counts))
+    mine = ("/raylet/raylet ", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "log_monitor.py")
+    processes = [(process, " ".join(process.cmdline())) for process in cluster.processes(host)]
+    return [process for process, words in processes if any(word in words for word in mine)]
 
 
 def measured(patience: str, folder: Path) -> Told:
@@ -231,7 +236,8 @@ def measured(patience: str, folder: Path) -> Told:
     hosts = [Host(name) for name in (HEAD, *NODES)]
     with testbed(hosts) as bed, ray_bed(bed, HEAD, PATIENCES[patience]) as cluster:
         took_s = cluster.build(NODES)
-        say(f"nodes joined after {took_s}")
+        started_s = {host: cluster.started_s(host) for host in NODES}
+        say(f"nodes joined after {took_s}, ray start was done after {started_s}")
         time.sleep(CALM_S)
         nodes_mb = median(pss_mb(helpers(cluster, host)) for host in NODES)
         with running_on(cluster, folder) as run:
@@ -252,6 +258,7 @@ def measured(patience: str, folder: Path) -> Told:
     return {
         "patience": patience,
         "node_join_s": [took_s[host] for host in NODES],
+        "node_start_s": [started_s[host] for host in NODES],
         "kill": kill,
         "cut": cut,
         **size,
@@ -282,8 +289,9 @@ def page(found: Sequence[Told], minutes: float) -> str:
     import torch
 
     load = ", ".join(f"{value:.3g}" for value in os.getloadavg())
+    machine = f"{os.cpu_count()} shared virtual cores, {platform.machine()}"
     lines = [
-        f"{date.today()}; {os.cpu_count()} shared virtual cores, {platform.machine()}, load {load}; "
+        f"{date.today()}; {machine}, load {load}; "
         f"python {platform.python_version()}, ray {ray.__version__}, torch {torch.__version__}; "
         f"{len(found)} runs, {minutes:.0f} minutes. Figures are medians (least, most).",
         "",
@@ -309,49 +317,57 @@ def page(found: Sequence[Told], minutes: float) -> str:
 
 def sums(found: Sequence[Told]) -> list[str]:
     """What was lost, and who was taken over."""
-    lost, repeated = (sum(each[key] for each in found) for key in ("lost", "repeated"))
-    counted = [each["recount"] for each in found]
+    books = {key: sum(each[key] for each in found) for key in ("lost", "repeated")}
+    own = {
+        key: sum(each["recount"][key] for each in found) for key in ("lost", "repeated", "epochs")
+    }
     taken = sum(each["cut"]["taken_over"] for each in found)
-    codes = sorted({each["code"] for each in found})
+    codes = ", ".join(str(code) for code in sorted({each["code"] for each in found}))
     return [
-        f"Samples lost {lost}, repeated {repeated} by the log's audit; "
-        f"{sum(c['lost'] for c in counted)} and {sum(c['repeated'] for c in counted)} by a count of "
-        f"our own, over {sum(c['epochs'] for c in counted)} whole data epochs. Exit codes {codes} "
-        f"(130: ended by us). Agents found alive under a restarted node, and not started twice: "
-        f"{taken} of {len(found)}."
+        f"Samples lost {books['lost']}, repeated {books['repeated']} by the log's audit; "
+        f"{own['lost']} and {own['repeated']} by a count of our own, over {own['epochs']} whole "
+        f"data epochs. Exit codes: {codes} (130: ended by us). Agents that were found alive when "
+        f"their node's Ray was started again, and not started twice: {taken} of {len(found)}."
     ]
 
 
 def sizes(found: Sequence[Told]) -> list[str]:
     """Memory and time to join."""
-    node_s = [value for each in found for value in each["node_join_s"]]
+    starts_s = [median(each["node_start_s"]) for each in found]
 
     def row(what: str, mb: Sequence[float], join_s: Sequence[float]) -> str:
         parts = [a / each["node_mb"] for a, each in zip(mb, found, strict=True)]
-        times = [a / median(each["node_join_s"]) for a, each in zip(join_s, found, strict=True)]
-        return f"| {what} | {spread(mb)} | {spread(parts)} | {spread(join_s)} | {spread(times)} |"
+        times = [a / b for a, b in zip(join_s, starts_s, strict=True)]
+        cells = (what, *(spread(values) for values in (mb, parts, join_s, times)))
+        return f"| {' | '.join(cells)} |"
 
-    less_mb = [each["agent_mb"] - each["torch_mb"] for each in found]
-    less_s = [max(0.0, each["agent_join_s"] - each["torch_load_s"]) for each in found]
+    joins = [each["kill"]["agent_join_s"] for each in found]
+    listed_s = [value for each in found for value in each["node_join_s"]]
     return [
         "## What it takes beside a node of Ray",
         "",
-        "| | PSS, MB | of a node's | joined after, s | of a node's |",
+        "| | PSS, MB | of a node's | joined after, s | of `ray start` |",
         "|---|---|---|---|---|",
-        f"| a node: raylet and its helpers, no worker | {spread([e['node_mb'] for e in found])} | 1 "
-        f"| {spread(node_s)} | 1 |",
+        row("a node: raylet and its helpers, no worker", [e["node_mb"] for e in found], starts_s),
+        row("an agent at work, torch and all", [e["agent_mb"] for e in found], joins),
         row(
-            "an agent at work, torch and all",
-            *([e[k] for e in found] for k in ("agent_mb", "agent_join_s")),
+            "less a plain loop on the same task; less loading torch",
+            [e["agent_mb"] - e["loop_mb"] for e in found],
+            [a - e["load_s"] for a, e in zip(joins, found, strict=True)],
         ),
-        row("less a Python that has loaded torch", less_mb, less_s),
+        row(
+            "less a Python that has loaded torch",
+            [e["agent_mb"] - e["load_mb"] for e in found],
+            [a - e["load_s"] for a, e in zip(joins, found, strict=True)],
+        ),
         row(
             "its control channel alone",
-            *([e[k] for e in found] for k in ("control_mb", "control_join_s")),
+            [e["control_mb"] for e in found],
+            [e["control_join_s"] for e in found],
         ),
         "",
-        f"Listening ports: {spread([e['num_listening'] for e in found])} an agent; of a node's "
-        f"processes {spread([e['node_num_listening'] for e in found])} each.",
+        f"`ray start` is done after what the table says; the head lists the node as alive after "
+        f"{spread(listed_s)} s.",
     ]
 
 
@@ -359,14 +375,16 @@ def main() -> None:
     """Measure, write the numbers, print the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--patiences", nargs="*", default=list(PATIENCES))
+    parser.add_argument("--keep", type=Path, help="where the runs are kept; by default nowhere")
     said = parser.parse_args()
     began_s, found = time.monotonic(), list[Told]()
     results = HERE / "results" / f"ray-{date.today():%Y%m%d}.json"
     with tempfile.TemporaryDirectory(prefix="coterie-ray-") as folder:
         for number in range(said.rounds):
-            for patience in PATIENCES:
+            for patience in said.patiences:
                 say(f"round {number + 1} of {said.rounds}: {patience} patience")
-                found.append(measured(patience, Path(folder, f"{patience}-{number}")))
+                found.append(measured(patience, Path(said.keep or folder, f"{patience}-{number}")))
                 results.write_text(json.dumps(found, indent=1))
     print(page(found, (time.monotonic() - began_s) / 60))
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -57,6 +58,7 @@ class RayBed:
     head: str
     folder: Path
     tuning: Mapping[str, str] = field(default_factory=dict)
+    begun_s: dict[str, float] = field(default_factory=dict)  # by host: when it was started last
     seen: list[tuple[float, frozenset[str]]] = field(default_factory=list)  # living nodes, and when
 
     @property
@@ -88,6 +90,7 @@ class RayBed:
             argv += [f"--temp-dir={self.folder / 't'}"]
         else:
             argv += [f"--address={self.address}"]
+        self.begun_s[host] = time.time()
         with (self.folder / f"{host}.log").open("a") as words:
             started = self.bed.run(host, argv, self.env, stdout=words, stderr=words)
         return psutil.Process(started.pid)
@@ -134,6 +137,17 @@ class RayBed:
                 raise TimeoutError(f"expected a node of Ray on {host}, found none: {self.words()}")
             took_s[host] = came_s - began_s
         return took_s
+
+    def started_s(self, host: str) -> float:
+        """How long `ray start` took on a host, as its own log has it; raises TimeoutError."""
+        log, until_s = self.folder / f"{host}.log", time.monotonic() + NODES_S
+        while "Ray runtime started" not in (told := log.read_text()):
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"expected ray start to be done on {host}, found: {told[-500:]}")
+            time.sleep(POLL_S)
+        stamp = next(line for line in told.splitlines() if "Ray runtime started" in line)
+        done = datetime.strptime(stamp[:23], "%Y-%m-%d %H:%M:%S,%f")
+        return done.timestamp() - self.begun_s[host]
 
     def words(self) -> str:
         """The last words of each node."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,10 +18,11 @@ from coterie.cli.answers import (
     AsJson,
     AsLines,
     JobFile,
-    Overrides,
+    Placing,
     RunsFolder,
     answering,
     conclude,
+    laid_over,
     newest_run,
     screen,
     showing,
@@ -35,11 +36,6 @@ if TYPE_CHECKING:
     from coterie.watch.progress import Screen
 
 
-EngineKind = Annotated[
-    str | None, typer.Option(metavar="KIND", help="Where agents live: local, or ray.")
-]
-
-
 def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = False) -> None:
     """Learn digits on three unequal agents, one of which is killed and returns."""
     with answering(as_json) as answer:
@@ -51,7 +47,7 @@ def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = F
 
 def train(
     path: JobFile,
-    overrides: Overrides = None,
+    overrides: Placing = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest run of this job.")
     ] = False,
@@ -59,7 +55,6 @@ def train(
         Path | None,
         typer.Option("--resume-from", metavar="PATH", help="Go on from this run or checkpoint."),
     ] = None,
-    engine: EngineKind = None,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
     as_lines: AsLines = False,
@@ -72,7 +67,7 @@ def train(
             raise JobError(
                 "expected one of --resume and --resume-from, found both; leave out --resume"
             )
-        job = load_job(path, _with_engine(engine, overrides))
+        job = load_job(path, laid_over(overrides or ()))
         origin = newest_run(job.name, runs) if resume else resume_from
         _learn(job, runs, origin, screen(as_json, as_lines), answer)
 
@@ -84,8 +79,7 @@ def run(
     agents: Annotated[int | None, typer.Option(help="Started here; by default one a GPU.")] = None,
     strategy: Annotated[str, typer.Option(help="A recipe or a sentence.")] = "auto",
     name: Annotated[str | None, typer.Option(help="Of the run; by default the script's.")] = None,
-    overrides: Overrides = None,
-    engine: EngineKind = None,
+    overrides: Placing = None,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -94,7 +88,7 @@ def run(
         from coterie.engines.launch import script_job
 
         given = {"name": name, "strategy": strategy, "agents": agents}
-        job = script_job(Path(words[0]), words[1:], given, _with_engine(engine, overrides))
+        job = script_job(Path(words[0]), words[1:], given, laid_over(overrides or ()))
         _learn(job, runs, None, screen(as_json, as_lines=False), answer)
 
 
@@ -145,11 +139,6 @@ def stand_by(
 
         place = agent.Place(endpoint, key, root, watch)
         raise typer.Exit(agent.stand_by(job, place, threads, lambda duty: DutyCycle(duty).rest_s))
-
-
-def _with_engine(kind: str | None, overrides: Sequence[str] | None) -> Sequence[str]:
-    """What is laid over a job, the engine first: `--set engine.address=...` says where it is."""
-    return [*([] if kind is None else [f"engine.kind={kind}"]), *(overrides or ())]
 
 
 def _key(given: str) -> Path | JoinKey:
