@@ -45,7 +45,7 @@ def test_one_that_the_cluster_lost_sight_of_is_in_doubt_until_it_is_placed_again
     agents: PlacedAgents,
 ) -> None:
     assert hear(agents, {"word": "doubted", "member": "pi", "reason": "its node died"}) == []
-    assert agents.doubts == {"pi": "its node died"}
+    assert agents.doubts == {"pi": ("its node died", 10.0)}
     hear(agents, {"word": "placed", "member": "pi", "node": "f0", "pid": 7})
     assert agents.doubts == {}
     texts = [fields["text"] for _, fields in agents.told]

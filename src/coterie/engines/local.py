@@ -199,8 +199,9 @@ class Host:
             if self.coordinator.run.plan is None and num_starts > 1:
                 self.coordinator.run.fail(f"{name} {reason} while starting; see {log}")
             self.coordinator.lost(name, reason, time.monotonic())
-        for name, reason in self._agents.doubts.items():
-            self.coordinator.doubt(name, reason, time.monotonic())
+        for name, (reason, since_s) in list(self._agents.doubts.items()):
+            if self.coordinator.doubt(name, reason, since_s, time.monotonic()):
+                del self._agents.doubts[name]
         if self._agents.complaint and self.coordinator.run.plan is None:
             self.coordinator.run.fail(self._agents.complaint)
 

@@ -45,7 +45,7 @@ class PlacedAgents:
     cluster: str = ""  # the address of the one that was reached
     heard: bytes = b""
     told: list[Told] = field(default_factory=list)  # events to put on record
-    doubts: dict[str, str] = field(default_factory=dict)  # whom the cluster lost sight of, and why
+    doubts: dict[str, tuple[str, float]] = field(default_factory=dict)  # out of sight: why, when
     complaint: str = ""  # why the cluster could not be used, where it never could
 
     def start(self) -> None:
@@ -78,7 +78,7 @@ class PlacedAgents:
     def reap(self, now_s: float, restart_after_s: float) -> Iterator[Death]:
         """Agents that have ended since the last call; the placer starts them again itself."""
         for line in self._lines():
-            yield from self._hear(json.loads(line))
+            yield from self._hear(json.loads(line), now_s)
         if self.placer is not None and (code := self.placer.poll()) is not None:
             self.placer, self.again_at_s = None, now_s + AGAIN_S
             text = f"what places agents on the cluster ended with code {code}: {self._last_words()}"
@@ -98,13 +98,13 @@ class PlacedAgents:
             self.placer.kill()
             self.placer.wait()
 
-    def _hear(self, said: Mapping[str, Any]) -> Iterator[Death]:
+    def _hear(self, said: Mapping[str, Any], now_s: float) -> Iterator[Death]:
         match said:
             case {"word": "ended", "member": name, "reason": reason, "num_starts": num}:
                 self.doubts.pop(name, None)
                 yield Death(name, reason, num, "the log on its node")
             case {"word": "doubted", "member": name, "reason": reason}:
-                self.doubts[name] = reason
+                self.doubts[name] = reason, now_s
                 self.told.append(("placed", {"text": f"{name} is out of sight: {reason}"}))
             case {"word": "placed", "member": name, "node": node}:
                 self.doubts.pop(name, None)

@@ -135,7 +135,9 @@ class LocalAgents:
     processes: dict[str, Process] = field(default_factory=dict)
     spares: list[subprocess.Popen[bytes]] = field(default_factory=list)
     told: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)  # events, of none here
-    doubts: dict[str, str] = field(default_factory=dict)  # nobody is out of sight here
+    doubts: dict[str, tuple[str, float]] = field(
+        default_factory=dict
+    )  # nobody is out of sight here
     complaint: str = ""
 
     def start(self) -> None:
