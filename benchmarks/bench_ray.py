@@ -122,12 +122,12 @@ def killed(run: Running, cluster: RayBed) -> Told:
     node_s = cluster.await_alive(KILLED, True)
     back = run.state(name, "rejoined", started_s, BACK_S)
     work = back and run.commit_of(name, back["time_s"], BACK_S)
-    joined = run.state(name, "joined", started_s, 0.0)
-    born_s = psutil.Process(run.pid(name)).create_time()
+    here = [e for e in run.of("agent") if e["member"] == name and "pid" in e]
+    born_s = psutil.Process(here[-1]["pid"]).create_time()
     return {
         "regrouped_s": ours_s,
         "ray_dead_s": ray_s - fault_s if ray_s else None,
-        "agent_join_s": joined["time_s"] - born_s if joined else None,
+        "agent_join_s": here[-1]["time_s"] - born_s,
         "node_again_s": node_s - started_s if node_s else None,
         "back_s": work["time_s"] - started_s if work else None,
     }
