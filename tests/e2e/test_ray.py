@@ -1,13 +1,18 @@
-"""A job on a cluster of Ray that is started for it, learning from Parquet by `ray.data`."""
+"""A job on a cluster of Ray that is started for it, learning from Parquet by `ray.data`.
+
+Its coordinator is killed, and with it all of Ray: the agent goes on, and is found again.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from coterie.watch.events import audit
@@ -52,27 +57,49 @@ def write(folder: Path, num: int) -> None:
         parquet.write_table(pyarrow.table(columns), folder / f"{number}.parquet")
 
 
-def test_a_cluster_is_started_and_rows_of_parquet_are_learned_once_an_epoch(
-    desk: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = desk.folder / "home"
+@pytest.fixture
+def home(desk: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a token, and nothing said of a cluster."""
+    home = Path(desk.folder, "home")
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
+    return home
+
+
+def test_a_cluster_is_started_and_rows_of_parquet_are_learned_once_whoever_dies(
+    desk: Any, home: Path
+) -> None:
     (desk.folder / "table.py").write_text(MODULE)
     write(desk.folder / "train", NUM_TRAIN)
     write(desk.folder / "test", NUM_TEST)
     test = {"call": "table:table", "with": {"name": "test"}}
     metrics = {"accuracy": "table:accuracy"}
     task = {"model": "table:net", "train": "table:table", "test": test, "metrics": metrics}
-    job = desk.job(task=task, batch=50, until={"epochs": 3.0}, agents={"join_timeout_s": 120.0})
-    finished = desk.train(job, "--engine", "ray", "--set", "engine.address=local")
-    assert finished.code == 0, finished.err
-    assert (finished.answer["samples_lost"], finished.answer["samples_repeated"]) == (0, 0)
-    assert finished.answer["epochs"] == 3
-    assert audit(desk.events()).is_exact
-    assert finished.answer["metrics"]["accuracy"] > 0.5  # rows and answers belong together
+    words = {"until": {"minutes": 20}, "agents": {"join_timeout_s": 120.0}}
+    job = desk.job(task=task, batch=50, **words)
+    ray = ("--engine", "ray", "--set", "engine.address=local")
+    run = desk.start("train", job, *ray, "--json", "--runs", desk.runs)
+    desk.await_event(lambda e: e["kind"] == "epoch")
     token = home / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
+
+    (name,) = {e["member"] for e in desk.events() if e["kind"] == "agent"}
+    pid = desk.agent(name).pid
+    psutil.Process(run.pid).children()[0].kill()
+    back = desk.await_event(lambda e: e["kind"] == "coordinator")["seq"]
+    placed = desk.await_event(
+        lambda e: e["seq"] > back and e["kind"] == "placed" and f"{name} on node" in e["text"]
+    )
+    desk.await_event(lambda e: e["seq"] > placed["seq"] and e["kind"] == "epoch")
+    assert desk.agent(name).pid == pid
+
+    run.send_signal(signal.SIGINT)
+    finished = desk.finish(run)
+    assert finished.code == 130, finished.err
+    assert (finished.answer["samples_lost"], finished.answer["samples_repeated"]) == (0, 0)
+    assert finished.answer["epochs"] >= 2
+    assert finished.answer["metrics"]["accuracy"] > 0.5  # rows and answers belong together
+    assert audit(desk.events()).is_exact
     assert not desk.await_empty()
