@@ -97,6 +97,7 @@ class Learner:
             shapes=self.layout.shapes,
             num_train=self.task.num_train,
             needs_closure=self.needs_closure,
+            rates_fall=getattr(self.optimizer, "rates_fall", False),
             shuffled=shuffled(self.setup.seed) ^ numbered(self.task),
             batch=self.setup.own.batch if self.setup.own else None,
         )
