@@ -16,10 +16,12 @@ from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
+from coterie.placing import check_agents
 from coterie.refusals import checked, shown
 from coterie.specs import (
     BUDGETS,
     AnySpec,
+    MultiSpec,
     Positive,
     Ref,
     Script,
@@ -134,6 +136,13 @@ class Agents(Words):
         3
         """
         return None if self.local == "auto" else self.local + self.remote
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What they are called, where all are known to be of this machine; else None."""
+        if self.remote or self.local == "auto":
+            return None
+        return tuple(f"agent-{number}" for number in range(self.local))
 
 
 class Job(Words):
@@ -255,6 +264,8 @@ class Job(Words):
             )
         if self.script is not None:
             return self
+        if isinstance(self.task, MultiSpec) and self.agents.names is not None:
+            check_agents(self.task.place, self.agents.names)
         if self.agents.num_known is not None and self.batch < self.agents.num_known:
             raise JobError(
                 f"expected a batch of at least one sample per agent, found {self.batch} for "

@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from coterie.errors import JobError
+from coterie.placing import check_place
 from coterie.refusals import shown
 
 BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
@@ -224,6 +225,17 @@ class MultiSpec(Words):
     balance: str | dict[str, Positive] | Ref = "equal"
     """How much each loss counts: the name of a weighing or of a conflict law, a weight for each
     task, or a call that makes an object of coterie.tasks.weighing."""
+    place: Literal["everywhere", "auto"] | dict[str, list[str]] = "everywhere"
+    """Who learns which task: everywhere, auto, or the agents of each, as in {digit: [agent-0]}."""
+    priority: dict[str, Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
+    """How much tasks count where they are placed; 1 where nothing is said."""
+
+    @check_whole(mode="after")
+    def _has_owners(self) -> MultiSpec:
+        check_place(self.place, self.priority, tuple(self.tasks))
+        return self
 
     @check_whole(mode="before")
     @classmethod

@@ -81,3 +81,22 @@ class StagedTask(IndexedTask, Protocol):
     @property
     def in_stages(self) -> bool:
         """Whether stages, on one part of a batch after another, would learn just the same."""
+
+
+@runtime_checkable
+class SourcedTask(IndexedTask, Protocol):
+    """A task of several, whose samples are numbered source after source.
+
+    Where it is placed, members may learn the samples of some sources only.
+    """
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its parts have owners."""
+
+    @property
+    def numbered(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """Of each source: the tasks that learn from it, and how many samples it has."""
+
+    def source_of(self, parameter: str) -> int | None:
+        """The source whose samples alone teach a parameter or move a buffer; None for shared ones."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import JobError, NotFinite
+from coterie.placing import Place, check_place, parts_tasks
 from coterie.specs import TEST_LOSS
 from coterie.tasks.network import Network
 from coterie.tasks.samples import Model, built, device_of, drawn, to_device
@@ -58,6 +59,9 @@ class MultiTask:
     epoch, whatever the number of its answers. `balance` is a name such as "uncertainty" or
     "pcgrad", a weight for each task, or a `Weighing` or `Conflict`.
 
+    `place` says whose tasks they are: everybody's, {task: [agents]}, or as the coordinator finds
+    best ("auto"), which places tasks of higher `priority` first.
+
     Samples of a task count N/Nᵢ, so that Lᵢ is the mean over its own and Σ λᵢLᵢ is what is
     descended, though tasks have unequally many samples and agents unequal shares of them.
 
@@ -76,6 +80,7 @@ class MultiTask:
     tasks: Mapping[str, Supervised]
     balance: Balance
     sources: tuple[Source, ...]
+    place: Place
     given: Mapping[str, Any]  # the arguments as they were given: what another process can rebuild
 
     def __init__(
@@ -84,8 +89,11 @@ class MultiTask:
         trunk: Model,
         tasks: Sequence[Supervised],
         balance: str | Mapping[str, float] | Balance = "equal",
+        place: Place = "everywhere",
+        priority: Mapping[str, float] | None = None,
     ) -> None:
         _check_names(name, [task.name for task in tasks])
+        check_place(place, priority or {}, [task.name for task in tasks])
         tables: dict[Any, Table] = {}
         own = {task.name: _in_columns(task, tables) for task in tasks}
         values = {
@@ -94,16 +102,20 @@ class MultiTask:
             "tasks": own,
             "balance": balance_of(balance),
             "sources": tuple(_sources(own)),
+            "place": place,
             "given": {
                 "trunk": trunk,
                 "tasks": {task.name: task for task in tasks},
                 "train": None,  # each task has its own by now
                 "test": None,
                 "balance": dict(balance) if isinstance(balance, Mapping) else balance,
+                "place": place if isinstance(place, str) else _listed(place),
+                "priority": dict(priority or {}),
             },
         }
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
+        _check_placed(self)
         if not isinstance(self.balance, Conflict):
             self.balance.memory(tuple(own))  # a weight of no task is refused here
 
@@ -111,6 +123,29 @@ class MultiTask:
     def num_train(self) -> int:
         """How many training samples there are, those of a table once."""
         return sum(source.size for source in self.sources)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether tasks have owners."""
+        return self.place != "everywhere"
+
+    @property
+    def numbered(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """The tasks whose samples are numbered together, and how many samples they have."""
+        return tuple((source.tasks, source.size) for source in self.sources)
+
+    def source_of(self, parameter: str) -> int | None:
+        """The source whose samples alone teach a parameter or move a buffer; None for shared ones.
+
+        >>> task = Supervised("a", nn.Linear(3, 2), [(torch.ones(2), 1)], [(torch.ones(2), 1)])
+        >>> both = MultiTask("both", nn.Linear(2, 3), [task])
+        >>> both.source_of("heads.a.weight"), both.source_of("trunk.weight")
+        (0, None)
+        """
+        kind, _, rest = parameter.partition(".")
+        name = rest.partition(".")[0]
+        found = (at for at, source in enumerate(self.sources) if name in source.tasks)
+        return next(found, None) if kind == "heads" else None
 
     def build(self) -> nn.Module:
         """A fresh model: the trunk, then the heads in the order of tasks."""
@@ -293,6 +328,27 @@ def _check_names(whole: str, names: Sequence[str]) -> None:
                 f"{whole}: expected tasks with names of their own, without '.' and '/', found "
                 f"{name!r}{' twice' if name in names[:i] else ''}; rename it"
             )
+
+
+def _listed(place: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {name: list(owners) for name, owners in place.items()}
+
+
+def _check_placed(task: MultiTask) -> None:
+    """Refuse owners that a table's tasks do not have in common, and balances that they undo."""
+    if not isinstance(task.place, str):
+        for source in task.sources:
+            if len({frozenset(task.place[name]) for name in source.tasks}) > 1:
+                raise JobError(
+                    f"expected {' and '.join(source.tasks)}, which share the samples of a table, "
+                    "on the same agents, found them on others; place them together"
+                )
+    if parts_tasks(task.place) and (isinstance(task.balance, Conflict) or task.balance.needs_all):
+        raise JobError(
+            "expected a balance that weighs each task by itself where tasks have owners, found "
+            f"{task.balance}: who learns some of the tasks does not see the others; choose equal, "
+            "uncertainty or weights, or let place be everywhere"
+        )
 
 
 def _in_columns(task: Supervised, tables: dict[Any, Table]) -> Supervised:
