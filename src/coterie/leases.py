@@ -186,6 +186,15 @@ def cut_block(
     return tuple(rounds)
 
 
+def within(spans: Sequence[Span], start: int, stop: int) -> tuple[Span, ...]:
+    """The positions of `spans` that lie in start..stop.
+
+    >>> within([(0, 3), (5, 9)], 2, 6)
+    ((2, 3), (5, 6))
+    """
+    return tuple((max(a, start), min(b, stop)) for a, b in spans if max(a, start) < min(b, stop))
+
+
 def take_evenly(
     spans: Sequence[Span], num: int, parts: Sequence[Part]
 ) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
@@ -204,8 +213,7 @@ def _parted(spans: Sequence[Span], parts: Sequence[Part]) -> list[tuple[Span, ..
     """What lies in each part."""
     starts = (0, *(part.stop for part in parts))
     bounds = zip(starts, starts[1:], strict=False)
-    cut = [[(max(a, start), min(b, stop)) for a, b in spans] for start, stop in bounds]
-    return [tuple((a, b) for a, b in inside if a < b) for inside in cut]
+    return [within(spans, start, stop) for start, stop in bounds]
 
 
 def _draw(

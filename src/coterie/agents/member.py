@@ -23,6 +23,7 @@ from coterie.errors import TrainingError
 from coterie.sync import fragments
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
+from coterie.tasks.base import SourcedTask
 from coterie.transport.messages import Back, Hello, Report, Term
 from coterie.types import Layout
 
@@ -36,6 +37,7 @@ class Outcome:
     round: int  # 0 where there was none
     agreed_K: Tensor | None
     weights: Mapping[str, float]  # of those who were heard
+    beside_P: Tensor | None = None  # what members told of what they do not share
 
 
 def _number_of(data: bytes) -> int:
@@ -82,6 +84,8 @@ class Member:
 
     def __post_init__(self) -> None:
         self.stream = Stream(self.learner.task.num_train, self.learner.setup.seed)
+        task = self.learner.task
+        self.placed = task if isinstance(task, SourcedTask) and task.is_placed else None
         self.learner.draws.seed(self.learner.setup.seed, self.name)  # not as any other member
 
     @property
@@ -122,7 +126,7 @@ class Member:
     def digest(self) -> int:
         """Of what members agree on: private parameters differ, and are to stay so."""
         agreed_N = self.agreed_vector()
-        if self.strategy is not None:
+        if self.strategy is not None and self.placed is None:
             if not self.strategy.exchange.agrees:
                 return 0  # members differ, and are to
             shared = self.strategy.narrowed(self.layout)

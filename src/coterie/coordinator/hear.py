@@ -136,9 +136,9 @@ def _solo_per_s(run: Run, name: str) -> float:
 
 def _is_same(run: Run, ready: say.Ready) -> bool:
     """Whether an agent has built what the first of all had."""
-    known = (run.layout, run.ledger.num_train, run.job.batch)
+    known = (run.layout, run.ledger.num_train, run.sources, run.job.batch)
     layout = Layout(ready.names, ready.shapes)
-    return known == (layout, ready.num_train, ready.batch or run.job.batch)
+    return known == (layout, ready.num_train, ready.sources, ready.batch or run.job.batch)
 
 
 def _turn_away(run: Run, name: str, ready: say.Ready, expected: str = OTHER_TASK) -> None:
@@ -160,11 +160,12 @@ def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
             f"agents, found {ready.batch}; raise its batch_size or use fewer agents"
         )
     run.layout = layout
-    run.ledger = Ledger(num_train=ready.num_train)
+    run.ledger, run.sources = Ledger(num_train=ready.num_train), ready.sources
     run.job = run.job.model_copy(update={"batch": ready.batch or run.job.batch})
     if run.resume:
         ledger, meta = run.ledger, run.resume.meta
         ledger.num_epochs, ledger.free = unlearned(meta, ready.num_train)
+        ledger.in_parts = set(meta.get("in_parts", ())) & ledger.free.keys()
         ledger.committed = run.saved_round = meta["round"]
         ledger.next_round = meta["round"] + 1
         ledger.num_steps = meta["num_steps"]

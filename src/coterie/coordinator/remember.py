@@ -37,6 +37,8 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
         case "layout":
             shapes = tuple(tuple(shape) for shape in event["shapes"])
             run.layout = Layout(tuple(event["names"]), shapes)
+            told = event.get("sources", ())
+            run.sources = tuple((tuple(tasks), size) for tasks, size in told)
         case "books":
             run.ledger = Ledger.of(event)
         case "block" | "committed" | "epoch":
@@ -45,6 +47,8 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
         case "term":
             members = tuple(event["members"])
             run.term = say.Term(number=event["number"], members=members, store="")
+        case "owners":
+            run.owned = dict(event["tasks"])
         case "decision":
             _decide_again(run, event)
         case "measured":

@@ -118,8 +118,8 @@ def _multi(name: str, spec: MultiSpec, root: str) -> MultiTask:
         return made[key] if key in made else made.setdefault(key, instantiate(ref, root))
 
     tasks = [_supervised(each, part, root, once) for each, part in spec.tasks.items()]
-    placed = {"place": spec.place, "priority": spec.priority}
-    return MultiTask(name, _model(spec.trunk, root), tasks, _balance(spec, root), **placed)
+    trunk, balance = _model(spec.trunk, root), _balance(spec, root)
+    return MultiTask(name, trunk, tasks, balance, spec.place, spec.priority)
 
 
 def _balance(spec: MultiSpec, root: str) -> str | dict[str, float] | Balance:
