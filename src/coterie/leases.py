@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from coterie.errors import CheckpointError
@@ -212,8 +213,7 @@ def take_evenly(
 def _parted(spans: Sequence[Span], parts: Sequence[Part]) -> list[tuple[Span, ...]]:
     """What lies in each part."""
     starts = (0, *(part.stop for part in parts))
-    bounds = zip(starts, starts[1:], strict=False)
-    return [within(spans, start, stop) for start, stop in bounds]
+    return [within(spans, start, stop) for start, stop in pairwise(starts)]
 
 
 def _draw(

@@ -1,4 +1,4 @@
-"""Which agents learn which task, as a job says it: everywhere, as the coordinator sees fit, or on whom.
+"""Which agents learn which task, as a job says it: all, those it names, or auto.
 
 Bottom layer: names alone.
 """

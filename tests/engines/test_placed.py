@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,6 @@ from coterie.config import Job, Ref, TaskSpec
 from coterie.coordinator.explain import explain, sentences
 from coterie.coordinator.run import Resume
 from coterie.engines.simulated import Fault, Outcome, simulate
-from coterie.leases import Lease
 from coterie.specs import MultiSpec
 from coterie.tasks import MultiTask, Supervised
 from coterie.watch.events import audit
@@ -71,9 +70,7 @@ def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 def world(names: str = "abc") -> World:
     pace = {"a": 0.008, "b": 0.012, "c": 0.02, "d": 0.015}
     devices = tuple(Device(name, 0.01, pace[name], 10**6) for name in names)
-    links = tuple(
-        Link(x, y, 1e-5, 1e9) for i, x in enumerate(names) for y in list(names)[i + 1 :]
-    )
+    links = tuple(Link(x, y, 1e-5, 1e9) for i, x in enumerate(names) for y in list(names)[i + 1 :])
     return World(devices, links, BATCH, WHOLE)
 
 
@@ -90,13 +87,9 @@ def played(
     task = MultiTask("three", trunk, three(given.pop("head", head)), balance, place)
     ref = Ref(call="m:x")
     part = TaskSpec(model=ref, train=ref, test=ref)
-    spec = MultiSpec(
-        trunk=ref, tasks=dict.fromkeys(NUM, part), place=place, priority=priority
-    )
+    spec = MultiSpec(trunk=ref, tasks=dict.fromkeys(NUM, part), place=place, priority=priority)
     fields = {"until": {"epochs": 4.0}, "agents": {"local": 0, "remote": len(names)}, **given}
-    job = Job(
-        name="s", task=spec, optimizer=ref, batch=BATCH, strategy=strategy, **fields
-    )
+    job = Job(name="s", task=spec, optimizer=ref, batch=BATCH, strategy=strategy, **fields)
     with torch.random.fork_rng(devices=[]):
         return simulate(job, Setup(task, optimizer), world(names), faults, resume)
 
@@ -129,14 +122,14 @@ def learned(outcome: Outcome) -> dict[str, set[str]]:
 # One owner of all is nothing new
 
 
-@pytest.mark.parametrize("strategy", [PRIVATE, WALKS, "all-reduce", "local-sgd(2)"])
-@pytest.mark.parametrize("names", ["a", "abc"])
+@pytest.mark.parametrize(
+    ("strategy", "names"),  # with heads of their own, members of a run without owners differ
+    [(PRIVATE, "a"), (WALKS, "a"), ("all-reduce", "abc"), ("local-sgd(2)", "abc")],
+)
 def test_where_all_own_all_it_is_the_run_without_owners_to_the_bit(
     strategy: str, names: str
 ) -> None:
     place = {name: list(names) for name in NUM}
-    if len(names) > 1 and "Only" in strategy:
-        pytest.skip("heads of everybody are agreed on then, and else each member's own")
     first, second = (played(where, strategy, names) for where in ("everywhere", place))
     assert all(torch.equal(*pair) for pair in zip(vectors(first), vectors(second), strict=True))
     books = [[event["leases"] for event in of_kind(o, "committed")] for o in (first, second)]
@@ -189,3 +182,102 @@ def test_members_with_tasks_of_their_own_are_one_machine_on_the_whole_batch(
     if place == OWNED:
         assert learned(outcome) == {name: set(owners) for name, owners in OWNED.items()}
     assert is_exact(outcome)
+
+
+# Deaths
+
+
+def replayed(outcome: Outcome) -> Tensor:
+    """One machine on the samples of every committed round."""
+    with torch.random.fork_rng(devices=[]):
+        learner = Learner(Setup(MultiTask("three", trunk, three()), sgd))
+    for indices in steps_of(outcome):
+        learner.step(indices)
+    return learner.vector()
+
+
+@pytest.mark.parametrize(("at_s", "back_after_s"), [(1.62, 0.3), (1.95, None), (2.413, 0.3)])
+def test_what_was_committed_outlives_its_owner_and_the_rest_is_learned_by_others(
+    at_s: float, back_after_s: float | None
+) -> None:
+    faults = [Fault("b", at_s, back_after_s)]
+    outcome = played(OWNED, faults=faults)
+    assert outcome.summary["kills_survived"] == 1
+    assert is_exact(outcome)
+    for vector in vectors(outcome):
+        assert torch.allclose(vector, replayed(outcome), rtol=0, atol=1e-12)
+    handed = of_kind(outcome, "handover")
+    assert handed[0]["task"] == "real"
+    assert handed[0]["lost"] == ["b"]
+    assert learned(outcome)["real"] > {"b"}
+    told = sentences(explain(outcome.events))
+    assert any(line.startswith("Handed over: real from b to ") for line in told)
+    if back_after_s is not None:
+        assert handed[-1]["came"] == ["b"]
+        assert "Because: real is learned by b, as the job says." in told
+
+
+SENTENCES = {
+    "star": 'chain(Only("trunk.*"), Reduce(road="star"))',
+    "quorum": 'chain(Only("trunk.*"), Reduce(road="star", quorum=2))',
+    "walks": WALKS,
+    "packed": 'chain(Every(3), Only("trunk.*"), ErrorFeedback(Int8()), Reduce(), Outer(0.7, 0.9))',
+    "paced": 'chain(DyLU(4), Only("trunk.*"), Reduce(), Outer(1.0))',
+    "gossip": 'chain(Every(2), Only("trunk.*"), Gossip("ring"), Outer(1.0))',
+    "overlap": "chain(Every(4, fragments=2, overlap=1), Reduce(), Outer(1.0))",
+    "auto": "auto",
+}
+
+
+@pytest.mark.parametrize("strategy", SENTENCES.values(), ids=SENTENCES)
+def test_any_sentence_learns_every_sample_once_and_leaves_all_with_the_same_heads(
+    strategy: str,
+) -> None:
+    faults = [Fault("c", 1.9, 0.4), Fault("a", 2.4)]
+    place = "auto" if strategy in (WALKS, "auto") else OWNED
+    outcome = played(place, strategy, faults=faults, optimizer=adam)
+    assert is_exact(outcome)
+    assert outcome.summary["kills_survived"] == 2
+    members = outcome.workers.values()
+    weights = [worker.learner.weights(worker.agreed_vector()) for worker in members]
+    assert len(weights) > 1
+    for name in weights[0]:
+        if "Gossip" not in strategy or not name.startswith("trunk."):
+            assert all(torch.equal(weights[0][name], other[name]) for other in weights), name
+
+
+def test_a_coordinator_that_comes_after_another_knows_who_owns_what() -> None:
+    outcome = played(OWNED, faults=[Fault("", 1.9, 0.2, kind="coordinator"), Fault("b", 2.3)])
+    assert is_exact(outcome)
+    for vector in vectors(outcome):
+        assert torch.allclose(vector, replayed(outcome), rtol=0, atol=1e-12)
+    assert [event["task"] for event in of_kind(outcome, "handover")] == ["real"]
+
+
+@pytest.mark.parametrize("place", ["auto", "everywhere"])
+def test_a_run_goes_on_from_its_checkpoint_in_the_middle_of_an_epoch_on_others(place: Any) -> None:
+    first = played(OWNED, until={"steps": 11.0})
+    (*_, point) = first.checkpoints
+    assert point.meta["in_parts"] == [1]
+    second = played(
+        place, names="ad", resume=Resume(point.files, point.meta), until={"epochs": 3.0}
+    )
+    resumed = {"kind": "run", "num_train": WHOLE, "resumed_round": point.meta["round"]}
+    told = [{"kind": "run", "num_train": WHOLE}, *first.events, resumed, *second.events]
+    books = audit(told)
+    assert books.is_exact
+    assert books.epochs == (0, 1, 2)
+
+
+def test_scores_and_checkpoints_are_of_owners_heads_with_what_they_keep() -> None:
+    """Batch normalisation in a head sees samples of its owner alone: others would score badly."""
+    outcome = played(OWNED, head=kept_head, optimizer=adam)
+    task = MultiTask("three", trunk, three(kept_head), "equal", OWNED)
+    weights = {name: worker.learner.weights() for name, worker in outcome.workers.items()}
+    kept = [name for name in weights["a"] if name.startswith("heads.") and "running" in name]
+    assert len(kept) == 6
+    for name in kept:
+        mine = weights[OWNED[name.split(".")[1]][0]][name]
+        assert not torch.equal(mine, torch.zeros_like(mine))
+        assert all(torch.equal(mine, other[name]) for other in weights.values())
+    assert task.num_train == WHOLE

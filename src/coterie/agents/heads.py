@@ -102,9 +102,7 @@ def offer(
     weights = {name: member.trust.get(name, 1.0) for name in cohort}
     of_all = {name: float(lease.num_samples) for name, lease in cohort.items()}
     of_each = stakes(member.placed, cohort)
-    parts = [
-        _part(member.name, stake, weights) if counts else 0.0 for stake in (of_all, *of_each)
-    ]
+    parts = [_part(member.name, stake, weights) if counts else 0.0 for stake in (of_all, *of_each)]
     told = [
         parts[_place(member, name, buffer)] * values
         for name, values, buffer in _values(member, number, own_N)

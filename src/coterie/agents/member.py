@@ -126,9 +126,9 @@ class Member:
     def digest(self) -> int:
         """Of what members agree on: private parameters differ, and are to stay so."""
         agreed_N = self.agreed_vector()
-        if self.strategy is not None and self.placed is None:
-            if not self.strategy.exchange.agrees:
-                return 0  # members differ, and are to
+        if self.strategy is not None and not self.strategy.exchange.agrees:
+            return 0  # members differ, and are to
+        if self.strategy is not None and self.placed is None:  # else all hold all
             shared = self.strategy.narrowed(self.layout)
             agreed_N = fragments.take(agreed_N, self.layout, shared)
         return _number_of(agreed_N.numpy().tobytes())

@@ -48,9 +48,7 @@ class Stream:
 
 
 @lru_cache(maxsize=4)  # two epochs are open at once where a lease came back
-def _order(
-    num_train: int, seed: int, data_epoch: int, laid: tuple[int, ...]
-) -> NDArray[np.int64]:
+def _order(num_train: int, seed: int, data_epoch: int, laid: tuple[int, ...]) -> NDArray[np.int64]:
     order = np.random.default_rng([seed, data_epoch]).permutation(num_train)
     if not laid:
         return order

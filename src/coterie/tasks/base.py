@@ -99,4 +99,4 @@ class SourcedTask(IndexedTask, Protocol):
         """Of each source: the tasks that learn from it, and how many samples it has."""
 
     def source_of(self, parameter: str) -> int | None:
-        """The source whose samples alone teach a parameter or move a buffer; None for shared ones."""
+        """The source whose samples alone teach a parameter or move a buffer; None if all do."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
@@ -17,12 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import JobError, NotFinite
-from coterie.placing import Place, check_place, parts_tasks
+from coterie.placing import Place, check_place
 from coterie.specs import TEST_LOSS
 from coterie.tasks.network import Network
 from coterie.tasks.samples import Model, built, device_of, drawn, to_device
-from coterie.tasks.supervised import Supervised, predict_pairs
-from coterie.tasks.tables import Column, Table
+from coterie.tasks.sources import (
+    Source,
+    check_names,
+    check_owners,
+    in_columns,
+    sources,
+    with_parts,
+)
+from coterie.tasks.supervised import Supervised
+from coterie.tasks.tables import Table
 from coterie.tasks.weighing import LEAST, Balance, Conflict, Moment, balance_of
 from coterie.types import Batch
 
@@ -32,14 +40,6 @@ class Group(NamedTuple):
 
     inputs: Any
     answers: Mapping[str, tuple[Tensor | None, Any]]
-
-
-class Source(NamedTuple):
-    """Samples that are numbered together: those of one task, or those of a table for several."""
-
-    size: int
-    tasks: tuple[str, ...]
-    table: Table | None
 
 
 class Part(NamedTuple):
@@ -92,16 +92,16 @@ class MultiTask:
         place: Place = "everywhere",
         priority: Mapping[str, float] | None = None,
     ) -> None:
-        _check_names(name, [task.name for task in tasks])
+        check_names(name, [task.name for task in tasks])
         check_place(place, priority or {}, [task.name for task in tasks])
         tables: dict[Any, Table] = {}
-        own = {task.name: _in_columns(task, tables) for task in tasks}
+        own = {task.name: in_columns(task, tables) for task in tasks}
         values = {
             "name": name,
             "trunk": trunk,
             "tasks": own,
             "balance": balance_of(balance),
-            "sources": tuple(_sources(own)),
+            "sources": tuple(sources(own)),
             "place": place,
             "given": {
                 "trunk": trunk,
@@ -109,13 +109,13 @@ class MultiTask:
                 "train": None,  # each task has its own by now
                 "test": None,
                 "balance": dict(balance) if isinstance(balance, Mapping) else balance,
-                "place": place if isinstance(place, str) else _listed(place),
+                "place": place if isinstance(place, str) else dict(place),
                 "priority": dict(priority or {}),
             },
         }
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
-        _check_placed(self)
+        check_owners(self.place, self.sources, self.balance)
         if not isinstance(self.balance, Conflict):
             self.balance.memory(tuple(own))  # a weight of no task is refused here
 
@@ -162,7 +162,7 @@ class MultiTask:
         def model() -> nn.Module:
             return nn.Sequential(built(f"trunk of {self.name}", self.trunk), task.build())
 
-        return _with(task, model=model)
+        return with_parts(task, model=model)
 
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, in groups of one source each."""
@@ -315,80 +315,6 @@ class _Agreed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *told: Tensor) -> tuple[Tensor | None, ...]:
         return (None, None, *(told[0] * slope for slope in ctx.slopes))
-
-
-def _check_names(whole: str, names: Sequence[str]) -> None:
-    if not names:
-        raise JobError(f"{whole}: expected at least one task, found none; list those to learn")
-    for i, name in enumerate(names):
-        if hasattr(nn.ModuleDict, name):
-            raise JobError(f"{whole}: expected another name than {name!r}, which torch keeps")
-        if not name or set(name) & set("./") or name in names[:i]:
-            raise JobError(
-                f"{whole}: expected tasks with names of their own, without '.' and '/', found "
-                f"{name!r}{' twice' if name in names[:i] else ''}; rename it"
-            )
-
-
-def _listed(place: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    return {name: list(owners) for name, owners in place.items()}
-
-
-def _check_placed(task: MultiTask) -> None:
-    """Refuse owners that a table's tasks do not have in common, and balances that they undo."""
-    if not isinstance(task.place, str):
-        for source in task.sources:
-            if len({frozenset(task.place[name]) for name in source.tasks}) > 1:
-                raise JobError(
-                    f"expected {' and '.join(source.tasks)}, which share the samples of a table, "
-                    "on the same agents, found them on others; place them together"
-                )
-    if parts_tasks(task.place) and (isinstance(task.balance, Conflict) or task.balance.needs_all):
-        raise JobError(
-            "expected a balance that weighs each task by itself where tasks have owners, found "
-            f"{task.balance}: who learns some of the tasks does not see the others; choose equal, "
-            "uncertainty or weights, or let place be everywhere"
-        )
-
-
-def _in_columns(task: Supervised, tables: dict[Any, Table]) -> Supervised:
-    """The task on its own column wherever it was given a table, one table for all that share it."""
-    if task.predict is not predict_pairs:
-        raise JobError(
-            f"expected {task.name} to have samples of (inputs, targets), found predict; "
-            "a trunk reads the inputs alone, so let collate make pairs"
-        )
-    columns = {}
-    for role in ("train", "test"):
-        dataset = getattr(task, role)
-        if isinstance(dataset, Table):
-            table = tables.setdefault(task.given[role], dataset)
-            columns[role] = table.column(task.name)
-    return _with(task, **columns) if columns else task
-
-
-def _with(task: Supervised, **changed: Any) -> Supervised:
-    parts = {key: changed.get(key, getattr(task, key)) for key in ("model", "train", "test")}
-    return Supervised(
-        task.name, **parts, loss=task.criterion, metrics=task.metrics, collate=task.collate
-    )
-
-
-def _sources(tasks: Mapping[str, Supervised]) -> Iterator[Source]:
-    """The tasks' own datasets and the tables they share, in the order in which they are named."""
-    told: list[Table] = []
-    for name, task in tasks.items():
-        if not isinstance(task.train, Column):
-            yield Source(len(task.train), (name,), None)
-        elif not any(task.train.table is table for table in told):
-            table = task.train.table
-            told.append(table)
-            sharing = [
-                other
-                for other, its in tasks.items()
-                if isinstance(its.train, Column) and its.train.table is table
-            ]
-            yield Source(len(table), tuple(sharing), table)
 
 
 def _together(trunk: nn.Module, groups: Sequence[Group]) -> Sequence[Any]:
