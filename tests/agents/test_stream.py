@@ -54,3 +54,11 @@ def test_a_member_alone_steps_through_what_is_left_of_an_epoch(
     positions = [i for lease in leases for a, b in lease.spans for i in range(a, b)]
     assert positions == list(range(done, num_train))
     assert all(lease.num_steps == 1 for lease in leases)
+
+
+def test_an_epoch_in_parts_has_the_same_order_within_each_and_one_part_is_none() -> None:
+    stream = Stream(50, seed=3)
+    order, laid = stream.order(1).tolist(), stream.order(1, (20, 30, 50)).tolist()
+    bounds = ((0, 20), (20, 30), (30, 50))
+    assert laid == [i for low, high in bounds for i in order if low <= i < high]
+    assert stream.order(1, (50,)).tolist() == order

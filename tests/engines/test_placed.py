@@ -184,6 +184,26 @@ def test_members_with_tasks_of_their_own_are_one_machine_on_the_whole_batch(
     assert is_exact(outcome)
 
 
+def plain(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.05)
+
+
+@pytest.mark.parametrize("place", [OWNED, "auto"], ids=["owned", "auto"])
+@pytest.mark.parametrize("road", ["", 'road="star"'])
+def test_walks_of_one_step_are_gradients_for_trunk_and_heads(place: Any, road: str) -> None:
+    """Though a walk's own batch is of its own tasks, and heads are averaged by their owners."""
+    walks = f'chain(Every(1), Only("trunk.*"), Reduce({road}), Outer(1.0))'
+    found = [vectors(played(place, s, optimizer=plain))[0] for s in (PRIVATE, walks)]
+    within = 1e-5 if road else 1e-12  # what a server combines is of float32
+    assert torch.allclose(*found, rtol=0, atol=within)
+
+
+def test_heads_that_a_sentence_shares_or_leaves_out_come_to_the_same() -> None:
+    for place in (OWNED, "auto"):
+        found = [vectors(played(place, s))[0] for s in (PRIVATE, "all-reduce")]
+        assert torch.allclose(*found, rtol=0, atol=1e-12)
+
+
 # Deaths
 
 

@@ -11,6 +11,7 @@ from coterie.coordinator.gauge import Flow
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
 from coterie.coordinator.model import fit_device
+from coterie.coordinator.owners import check_sources
 from coterie.coordinator.perceive import measure
 from coterie.coordinator.run import Checkpoint, Run
 from coterie.errors import JobError, TrainingError
@@ -159,6 +160,7 @@ def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
             f"expected a loader whose batch has at least one sample for each of {num_agents} "
             f"agents, found {ready.batch}; raise its batch_size or use fewer agents"
         )
+    check_sources(run.job, ready.sources, ready.num_train)
     run.layout = layout
     run.ledger, run.sources = Ledger(num_train=ready.num_train), ready.sources
     run.job = run.job.model_copy(update={"batch": ready.batch or run.job.batch})

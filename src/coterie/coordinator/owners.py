@@ -69,7 +69,7 @@ def entrust(
         stay = [name for name in wishes[number].before if name in rooms]
         first = [*stay, *(name for name in order if name not in stay)]
         owners[number] = {}
-        for name, num in _laid(sources[number], first, rooms, slack):
+        for name, num in _laid(sources[number], first, len(stay), rooms, slack):
             owners[number][name] = owners[number].get(name, 0) + num
     stops = accumulate(sources)
     return tuple(
@@ -79,12 +79,20 @@ def entrust(
 
 
 def _laid(
-    num: int, first: Sequence[str], rooms: dict[str, int], slack: Mapping[str, float]
+    num: int,
+    first: Sequence[str],
+    num_staying: int,
+    rooms: dict[str, int],
+    slack: Mapping[str, float],
 ) -> Iterator[tuple[str, int]]:
-    """Lay `num` samples into members' rooms: on one of them, or cut, on as few as can be."""
+    """Lay `num` samples into members' rooms: on one of them, or cut, on as few as can be.
+
+    The first of those that may have them are those who have the task already.
+    """
     while num:
         whole = [name for name in first if rooms[name] + slack[name] >= num and rooms[name] > 0]
-        name = whole[0] if whole else max(first, key=lambda each: rooms[each])
+        stay = [name for name in first[:num_staying] if rooms[name] > 0]
+        name = whole[0] if whole else max(stay or first, key=lambda each: rooms[each])
         given = num if whole or rooms[name] <= 0 else min(num, rooms[name])
         rooms[name] -= given
         num -= given
@@ -111,6 +119,18 @@ def refuse_owners(job: Job, strategy: Strategy) -> None:
         raise JobError(
             "expected no baseline of equal shares beside task.place, found one: who owns a task "
             "learns it whatever its share; leave equal out of baselines"
+        )
+
+
+def check_sources(job: Job, sources: Sources, num_train: int) -> None:
+    """Raise JobError for an agent that numbers the samples of other tasks than the job's."""
+    if not isinstance(job.task, MultiSpec) or job.task.place == "everywhere":
+        return
+    told = sorted(task for tasks, _ in sources for task in tasks)
+    if told != sorted(job.task.tasks) or sum(size for _, size in sources) != num_train:
+        raise JobError(
+            f"expected {num_train} samples of {', '.join(sorted(job.task.tasks))}, found sources "
+            f"{tuple(sources)}; give each machine the same code and dataset"
         )
 
 
