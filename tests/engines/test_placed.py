@@ -266,6 +266,28 @@ def test_any_sentence_learns_every_sample_once_and_leaves_all_with_the_same_head
             assert all(torch.equal(weights[0][name], other[name]) for other in weights), name
 
 
+def test_who_owns_nothing_stands_by_and_takes_over() -> None:
+    place = {"kind": ["a"], "real": ["b"], "sign": ["a"]}
+    outcome = played(place, faults=[Fault("b", 1.9)])
+    assert is_exact(outcome)
+    (handed,) = of_kind(outcome, "handover")
+    assert (handed["task"], handed["came"]) == ("real", ["c"])
+    assert learned(outcome) == {"kind": {"a"}, "real": {"b", "c"}, "sign": {"a"}}
+    for vector in vectors(outcome):
+        assert torch.allclose(vector, replayed(outcome), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [({**OWNED, "kind": ["z"]}, "expected kind on agents that are here (a, b, c), found it on z")],
+)
+def test_a_task_on_nobody_who_came_ends_the_run_before_it_begins(place: Any, words: str) -> None:
+    outcome = played(place)
+    assert outcome.summary["steps"] == 0
+    (error,) = of_kind(outcome, "error")
+    assert words in error["text"]
+
+
 def test_a_coordinator_that_comes_after_another_knows_who_owns_what() -> None:
     outcome = played(OWNED, faults=[Fault("", 1.9, 0.2, kind="coordinator"), Fault("b", 2.3)])
     assert is_exact(outcome)

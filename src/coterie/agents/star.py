@@ -76,7 +76,7 @@ def opened(member: Member, outcome: Mapping[str, Any], ctx: Ctx) -> Agreed:
     vector_K = outcome["payload"]
     if not vector_K.is_floating_point():
         vector_K = strategy.open(vector_K, like_K, ctx)
-    return Agreed(vector_K, outcome["weights"], beside_P=outcome["beside"])
+    return Agreed(vector_K, outcome["weights"], beside_P=outcome.get("beside"))
 
 
 def _hear(member: Member, wait: bool) -> do.Life[Any]:
