@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.config import Job, Ref, TaskSpec
-from coterie.coordinator.owners import SLACK, Wish, check_sources, entrust, refuse_owners
+from coterie.coordinator.fixed import refuse_owners
+from coterie.coordinator.owners import SLACK, Wish, check_sources, entrust
 from coterie.errors import JobError, StrategyError
 from coterie.specs import MultiSpec
 from coterie.sync.reading import parse

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING
 
 from coterie.coordinator.listing import named, shared
 from coterie.coordinator.model import predict, shares_for
-from coterie.errors import JobError, StrategyError
+from coterie.errors import JobError
 from coterie.leases import Part, apportion
 from coterie.placing import Place, check_agents
 from coterie.specs import MultiSpec
 from coterie.sync.reading import parse
-from coterie.sync.teams import Team
 
 if TYPE_CHECKING:
     from coterie.config import Job
     from coterie.coordinator.run import Run
-    from coterie.sync.chain import Strategy
     from coterie.types import Layout
     from coterie.world import Decision, Option, World
 
@@ -97,29 +95,6 @@ def _laid(
         rooms[name] -= given
         num -= given
         yield name, given
-
-
-def refuse_owners(job: Job, strategy: Strategy) -> None:
-    """Raise StrategyError for a sentence by which heads would not reach all, or should not."""
-    if not isinstance(job.task, MultiSpec) or job.task.place == "everywhere":
-        return
-    private = "Only" in repr(strategy)
-    reasons = {
-        "whose members meet a server whenever each is ready": strategy.exchange.asynchronous,
-        "with noise, beside which heads would be told as they are": private and strategy.secret,
-        "of islands or stages": private and isinstance(strategy.team, Team),
-    }
-    for reason, so in reasons.items():
-        if so:
-            raise StrategyError(
-                "expected a sentence by which owners of tasks meet all others, found one "
-                f"{reason}: {strategy}; choose another, or let task.place be everywhere"
-            )
-    if "equal" in job.baselines:
-        raise JobError(
-            "expected no baseline of equal shares beside task.place, found one: who owns a task "
-            "learns it whatever its share; leave equal out of baselines"
-        )
 
 
 def check_sources(job: Job, sources: Sources, num_train: int) -> None:

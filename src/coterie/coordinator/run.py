@@ -13,13 +13,12 @@ from typing import Any
 
 from coterie.config import Job
 from coterie.coordinator.bandit import Bandit
-from coterie.coordinator.fixed import refuse_unlooped, refuse_unsteady
+from coterie.coordinator.fixed import refuse_owners, refuse_unlooped, refuse_unsteady
 from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.line import Line
 from coterie.coordinator.members import Member, Pulse
 from coterie.coordinator.noise import Noise
-from coterie.coordinator.owners import refuse_owners
 from coterie.coordinator.progress import Progress
 from coterie.coordinator.survival import failures_per_s
 from coterie.coordinator.trust import Exile, Standing
