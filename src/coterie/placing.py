@@ -45,15 +45,17 @@ it, or let place be auto
         )
 
 
-def check_agents(place: Place, agents: Collection[str]) -> None:
-    """Raise JobError for a task on an agent that is none of these.
+def check_agents(place: Place, agents: Collection[str] | None) -> None:
+    """Raise JobError for a task on an agent that is none of these, if all are known.
 
     >>> check_agents({"digit": ["agent-7"]}, ["agent-0", "agent-1"])
     Traceback (most recent call last):
     coterie.errors.JobError: expected digit on agents that are here (agent-0, agent-1), found it \
 on agent-7; name others, or start that agent
     """
-    for task, owners in () if isinstance(place, str) else place.items():
+    if agents is None or isinstance(place, str):
+        return
+    for task, owners in place.items():
         if unknown := [name for name in owners if name not in agents]:
             raise JobError(
                 f"expected {task} on agents that are here ({', '.join(sorted(agents))}), found it "

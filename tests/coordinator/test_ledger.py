@@ -270,3 +270,19 @@ def test_a_block_in_parts_is_replayed_as_it_was_given_out() -> None:
     told = {"first_round": 1, "data_epoch": 0, "spans": given.spans, "every": 1, "batch": None}
     again.replay({"kind": "block", **told, "shares": {"a": 3, "b": 2}, "parts": parts})
     assert again.books() == ledger.books()
+
+
+def test_a_round_that_nobody_is_left_to_bring_is_not_asked_about_again() -> None:
+    ledger = Ledger(num_train=8)
+    ledger.grant({"a": 4}, 1, 2)
+    ledger.grant({"a": 4}, 1, 1)
+    ledger.commit(1, {"a"})
+    ledger.commit(2, {"a"})
+    ledger.settle(1, stands=3, members=("b",))  # a alone had the second, and is gone
+    for _ in range(2):
+        ledger.grant({"b": 4}, 1, 1)
+    ledger.commit(4, {"b"})
+    ledger.commit(5, {"b"})
+    assert ledger.num_epochs == 1
+    ledger.settle(5, stands=5, members=("b",))  # its epoch has long ended
+    assert ledger.free == {1: ((4, 8),)}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from coterie.errors import JobError, NotFinite
 from coterie.placing import Place, check_place
 from coterie.specs import TEST_LOSS
+from coterie.tasks.base import HeadTask, NamedTask
 from coterie.tasks.network import Network
 from coterie.tasks.samples import Model, built, device_of, drawn, to_device
 from coterie.tasks.sources import (
@@ -27,9 +28,7 @@ from coterie.tasks.sources import (
     check_owners,
     in_columns,
     sources,
-    with_parts,
 )
-from coterie.tasks.supervised import Supervised
 from coterie.tasks.tables import Table
 from coterie.tasks.weighing import LEAST, Balance, Conflict, Moment, balance_of
 from coterie.types import Batch
@@ -40,6 +39,7 @@ class Group(NamedTuple):
 
     inputs: Any
     answers: Mapping[str, tuple[Tensor | None, Any]]
+    size: int  # samples that are learned; there may be more inputs
 
 
 class Part(NamedTuple):
@@ -77,7 +77,7 @@ class MultiTask:
     kind: ClassVar[str] = "multi"
     name: str
     trunk: Model
-    tasks: Mapping[str, Supervised]
+    tasks: Mapping[str, HeadTask]
     balance: Balance
     sources: tuple[Source, ...]
     place: Place
@@ -87,7 +87,7 @@ class MultiTask:
         self,
         name: str,
         trunk: Model,
-        tasks: Sequence[Supervised],
+        tasks: Sequence[HeadTask],
         balance: str | Mapping[str, float] | Balance = "equal",
         place: Place = "everywhere",
         priority: Mapping[str, float] | None = None,
@@ -155,14 +155,14 @@ class MultiTask:
             return Network(trunk, heads, {})
         return Network(trunk, heads, self.balance.memory(tuple(self.tasks)))
 
-    def alone(self, name: str) -> Supervised:
+    def alone(self, name: str) -> NamedTask:
         """One of the tasks by itself: the same trunk under the same head, and its own samples."""
         task = self.tasks[name]
 
         def model() -> nn.Module:
             return nn.Sequential(built(f"trunk of {self.name}", self.trunk), task.build())
 
-        return with_parts(task, model=model)
+        return task.under(model)
 
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, in groups of one source each."""
@@ -212,12 +212,12 @@ class MultiTask:
         parts = {}
         for group, encoded in zip(groups, features, strict=True):
             for name, (which, targets) in group.answers.items():
-                task, num = self.tasks[name], _length(group.inputs if which is None else which)
+                task, num = self.tasks[name], group.size if which is None else len(which)
                 if not num:
                     continue
                 told = encoded if which is None else _rows(encoded, which)
                 loss = task.judge(model.heads[name](told), targets, device_of(model))
-                parts[name] = Part(loss, self.num_train / len(task.train) * num / size)
+                parts[name] = Part(loss, self.num_train / task.num_train * num / size)
         _check_finite(parts)
         return parts
 
@@ -293,7 +293,7 @@ class MultiTask:
     def _group(self, source: Source, indices: Sequence[int]) -> Group:
         if source.table is not None:
             told = {name: source.table.answered(name, indices) for name in source.tasks}
-            return Group(source.table.gather(indices), told)
+            return Group(source.table.gather(indices), told, len(indices))
         (name,) = source.tasks
         data = self.tasks[name].fetch(indices).data
         if not isinstance(data, tuple | list) or len(data) != 2:
@@ -301,7 +301,7 @@ class MultiTask:
                 f"expected {name} to have samples of (inputs, targets), found "
                 f"{type(data).__name__}; a trunk reads the inputs alone, so let collate make pairs"
             )
-        return Group(data[0], {name: (None, data[1])})
+        return Group(data[0], {name: (None, data[1])}, len(indices))
 
 
 class _Agreed(torch.autograd.Function):
@@ -333,13 +333,6 @@ def _rows(encoded: Any, which: Tensor | slice) -> Any:
     if isinstance(encoded, Tensor):
         return encoded[which]
     return type(encoded)(_rows(part, which) for part in encoded)
-
-
-def _length(inputs: Any) -> int:
-    """How many samples there are in a nest of tensors."""
-    while not isinstance(inputs, Tensor):
-        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
-    return len(inputs)
 
 
 def _check_finite(parts: Mapping[str, Part]) -> None:

@@ -9,6 +9,8 @@ from torch import nn
 
 from coterie.errors import JobError
 from coterie.placing import Place, parts_tasks
+from coterie.tasks.base import HeadTask
+from coterie.tasks.passes import Streamed, Transformed
 from coterie.tasks.supervised import Supervised, predict_pairs
 from coterie.tasks.tables import Column, Table
 from coterie.tasks.weighing import Balance, Conflict
@@ -54,36 +56,41 @@ def check_owners(place: Place, sources: Sequence[Source], balance: Balance) -> N
         )
 
 
-def in_columns(task: Supervised, tables: dict[Any, Table]) -> Supervised:
+def in_columns(task: HeadTask, tables: dict[Any, Table]) -> HeadTask:
     """The task on its own column wherever it was given a table, one table for all that share it."""
+    if isinstance(train := getattr(task, "train", None), Streamed | Transformed):
+        raise JobError(
+            f"{task.name}: expected of one of many tasks a dataset whose samples are numbered and "
+            f"stay the same, found {type(train).__name__}; learn it by itself"
+        )
+    if not isinstance(task, Supervised):
+        return task
     if task.predict is not predict_pairs:
         raise JobError(
             f"expected {task.name} to have samples of (inputs, targets), found predict; "
             "a trunk reads the inputs alone, so let collate make pairs"
         )
-    columns = {}
-    for role in ("train", "test"):
-        dataset = getattr(task, role)
+    columns: dict[str, Any] = {"train": task.train, "test": task.test}
+    for role, dataset in columns.items():
         if isinstance(dataset, Table):
             table = tables.setdefault(task.given[role], dataset)
             columns[role] = table.column(task.name)
-    return with_parts(task, **columns) if columns else task
-
-
-def with_parts(task: Supervised, **changed: Any) -> Supervised:
-    """The task with another model or other data."""
-    parts = {key: changed.get(key, getattr(task, key)) for key in ("model", "train", "test")}
     return Supervised(
-        task.name, **parts, loss=task.criterion, metrics=task.metrics, collate=task.collate
+        task.name,
+        task.model,
+        **columns,
+        loss=task.criterion,
+        metrics=task.metrics,
+        collate=task.collate,
     )
 
 
-def sources(tasks: Mapping[str, Supervised]) -> Iterator[Source]:
+def sources(tasks: Mapping[str, HeadTask]) -> Iterator[Source]:
     """The tasks' own datasets and the tables they share, in the order in which they are named."""
     told: list[Table] = []
     for name, task in tasks.items():
         if not isinstance(task.train, Column):
-            yield Source(len(task.train), (name,), None)
+            yield Source(task.num_train, (name,), None)
         elif not any(task.train.table is table for table in told):
             table = task.train.table
             told.append(table)

@@ -50,6 +50,7 @@ class Ready(Wire):
     batch: int | None = None  # samples of one step over all agents, where a loop of its own says so
     # tasks whose samples are numbered together, and how many samples: where there are several
     sources: tuple[tuple[tuple[str, ...], int], ...] = ()
+    rates_fall: bool = False  # of the optimizer: what overshoots once does not come back
 
 
 class Refused(Wire):
