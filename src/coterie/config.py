@@ -17,10 +17,12 @@ from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
 from coterie.homes import Engine
+from coterie.placing import check_agents, check_place
 from coterie.refusals import checked, shown
 from coterie.specs import (
     BUDGETS,
     AnySpec,
+    MultiSpec,
     Positive,
     Ref,
     Script,
@@ -136,6 +138,13 @@ class Agents(Words):
         3
         """
         return None if self.local == "auto" else self.local + self.remote
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What they are called, where all are known to be of this machine; else None."""
+        if self.remote or self.local == "auto":
+            return None
+        return tuple(f"agent-{number}" for number in range(self.local))
 
 
 class Job(Words):
@@ -264,6 +273,9 @@ class Job(Words):
             )
         if self.script is not None:
             return self
+        if isinstance(self.task, MultiSpec):
+            check_place(self.task.place, self.task.priority, tuple(self.task.tasks))
+            check_agents(self.task.place, self.agents.names)
         if self.agents.num_known is not None and self.batch < self.agents.num_known:
             raise JobError(
                 f"expected a batch of at least one sample per agent, found {self.batch} for "

@@ -282,8 +282,7 @@ class MultiSpec(Words):
     trunk: Ref
     """() -> torch.nn.Module, or a Module class, whose features all heads read."""
     tasks: Annotated[dict[str, HeadSpec], Field(min_length=1)]
-    """The tasks, each under its name, with the keys of a supervised one, or of one of kind
-    prototypes; its model is its head."""
+    """Tasks by name, with the keys of a supervised one, or of kind prototypes; models are heads."""
     train: Ref | None = None
     """What tasks learn from that name no train of their own."""
     test: Ref | None = None
@@ -291,6 +290,10 @@ class MultiSpec(Words):
     balance: str | dict[str, Positive] | Ref = "equal"
     """How much each loss counts: the name of a weighing or of a conflict law, a weight for each
     task, or a call that makes an object of coterie.tasks.weighing."""
+    place: Literal["everywhere", "auto"] | dict[str, list[str]] = "everywhere"
+    """Who learns which task: everywhere, auto, or the agents of each, as in {digit: [agent-0]}."""
+    priority: dict[str, float] = {}
+    """How much tasks count where they are placed; 1 where nothing is said."""
 
     @check_whole(mode="before")
     @classmethod

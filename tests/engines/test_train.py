@@ -64,10 +64,10 @@ def test_several_tasks_are_not_yet_learned_together(tmp_path: Path) -> None:
         run(tmp_path, [task(), task()])
 
 
-def several(trunk: Any, balance: Any = "equal") -> MultiTask:
+def several(trunk: Any, balance: Any = "equal", **placed: Any) -> MultiTask:
     head = functools.partial(nn.Linear, 4, 2)
     tasks = [Supervised(name, head, pairs, pairs) for name in ("one", "other")]
-    return MultiTask("several", trunk, tasks, balance)
+    return MultiTask("several", trunk, tasks, balance, **placed)
 
 
 def pairs() -> TensorDataset:
@@ -82,6 +82,20 @@ def test_several_tasks_in_one_model_are_one_task(tmp_path: Path) -> None:
     assert isinstance(written, MultiSpec)
     assert isinstance(written.balance, Ref)
     assert written.balance.kwargs == {"temperature": 2.0, "every": 2}
+
+
+def test_who_learns_which_task_is_said_with_it(tmp_path: Path) -> None:
+    place = {"one": ["agent-0"], "other": ("agent-0",)}
+    given = several(lambda: nn.Linear(3, 4), place=place, priority={"one": 2.0})
+    result = run(tmp_path, given)
+    written = load_job(result.folder / "job.yaml").task
+    assert isinstance(written, MultiSpec)
+    assert (written.place, written.priority) == (
+        {"one": ["agent-0"], "other": ["agent-0"]},
+        {"one": 2.0},
+    )
+    with pytest.raises(JobError, match=r"expected one on agents that are here \(agent-0\), found"):
+        run(tmp_path, several(nn.Linear(3, 4), place={**place, "one": ["agent-1"]}))
 
 
 def test_the_trunk_too_must_have_a_name_for_agents_of_their_own(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -22,7 +22,7 @@ from coterie.agents.stages import Stage, split
 from coterie.agents.state import copied
 from coterie.agents.stream import shuffled
 from coterie.errors import CheckpointError, JobError, NotFinite
-from coterie.tasks.base import IndexedTask, StagedTask
+from coterie.tasks.base import IndexedTask, SourcedTask, StagedTask
 from coterie.tasks.columns import numbered
 from coterie.transport.messages import Ready
 from coterie.types import Batch, Layout
@@ -100,6 +100,7 @@ class Learner:
             rates_fall=getattr(self.optimizer, "rates_fall", False),
             shuffled=shuffled(self.setup.seed) ^ numbered(self.task),
             batch=self.setup.own.batch if self.setup.own else None,
+            sources=self.task.numbered if isinstance(self.task, SourcedTask) else (),
         )
 
     @property
@@ -112,16 +113,22 @@ class Learner:
         return self.setup.own is None or self.setup.own.begins(data_epoch)
 
     def step(
-        self, indices: Sequence[int], pull: float = 0.0, anchor_N: Tensor | None = None
+        self,
+        indices: Sequence[int],
+        pull: float = 0.0,
+        anchor_N: Tensor | None = None,
+        rates: Mapping[str, float] | None = None,
     ) -> float:
         """One plain step of the torch loop; the loss before it. Raises NotFinite on NaN.
 
         With `pull`, the gradient of pull/2·‖here − anchor‖² is added (FedProx, Li et al. 2020).
+        Gradients of the parameters named in `rates` are multiplied by them.
         """
         first: list[float] = []
 
         def closure() -> float:
             first.append(self._descend(batch))
+            self._scale(rates or {})
             self._finish()
             if anchor_N is not None:
                 self._draw(pull, anchor_N)
@@ -189,6 +196,11 @@ class Learner:
         value = self._finite(loss)
         loss.backward()  # type: ignore[no-untyped-call]
         return value
+
+    def _scale(self, rates: Mapping[str, float]) -> None:
+        for name, parameter in zip(self.layout.names, self._parameters, strict=True):
+            if name in rates and parameter.grad is not None:
+                parameter.grad.mul_(rates[name])
 
     def _finish(self) -> None:
         if self.setup.own is not None:

@@ -23,6 +23,7 @@ from coterie.errors import TrainingError
 from coterie.sync import fragments
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
+from coterie.tasks.base import SourcedTask
 from coterie.transport.messages import Back, Hello, Report, Term
 from coterie.types import Layout
 
@@ -36,6 +37,7 @@ class Outcome:
     round: int  # 0 where there was none
     agreed_K: Tensor | None
     weights: Mapping[str, float]  # of those who were heard
+    beside_P: Tensor | None = None  # what members told of what they do not share
 
 
 def _number_of(data: bytes) -> int:
@@ -81,7 +83,9 @@ class Member:
     again: bool = False  # whether it was told to begin anew
 
     def __post_init__(self) -> None:
-        self.stream = stream_of(self.learner.task, self.learner.setup.seed)
+        task = self.learner.task
+        self.stream = stream_of(task, self.learner.setup.seed)
+        self.placed = task if isinstance(task, SourcedTask) and task.is_placed else None
         self.learner.draws.seed(self.learner.setup.seed, self.name)  # not as any other member
 
     @property
@@ -122,9 +126,9 @@ class Member:
     def digest(self) -> int:
         """Of what members agree on: private parameters differ, and are to stay so."""
         agreed_N = self.agreed_vector()
-        if self.strategy is not None:
-            if not self.strategy.exchange.agrees:
-                return 0  # members differ, and are to
+        if self.strategy is not None and not self.strategy.exchange.agrees:
+            return 0  # members differ, and are to
+        if self.strategy is not None and self.placed is None:  # else all hold all
             shared = self.strategy.narrowed(self.layout)
             agreed_N = fragments.take(agreed_N, self.layout, shared)
         return _number_of(agreed_N.numpy().tobytes())

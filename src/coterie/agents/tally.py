@@ -39,6 +39,7 @@ class Contribution:
     trust: Mapping[str, float] = field(default_factory=dict)  # what samples of some count for
     declined: str = ""  # why it brings nothing
     stumbled: bool = False  # whether its island took a step without it
+    beside_P: Tensor | None = None  # what it tells beside what is shared: see `heads`
     pack_s: float = 0.0  # to make ready what it tells
 
     def weights(self, cohort: tuple[str, ...]) -> dict[str, float]:

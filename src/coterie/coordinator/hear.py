@@ -11,6 +11,7 @@ from coterie.coordinator.gauge import Flow
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.members import Member, Pulse
 from coterie.coordinator.model import fit_device
+from coterie.coordinator.owners import check_sources
 from coterie.coordinator.perceive import measure
 from coterie.coordinator.run import Checkpoint, Run
 from coterie.errors import JobError, TrainingError
@@ -136,9 +137,9 @@ def _solo_per_s(run: Run, name: str) -> float:
 
 def _is_same(run: Run, ready: say.Ready) -> bool:
     """Whether an agent has built what the first of all had."""
-    known = (run.layout, run.ledger.num_train, run.job.batch)
+    known = (run.layout, run.ledger.num_train, run.sources, run.job.batch)
     layout = Layout(ready.names, ready.shapes)
-    return known == (layout, ready.num_train, ready.batch or run.job.batch)
+    return known == (layout, ready.num_train, ready.sources, ready.batch or run.job.batch)
 
 
 def _turn_away(run: Run, name: str, ready: say.Ready, expected: str = OTHER_TASK) -> None:
@@ -159,12 +160,14 @@ def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
             f"expected a loader whose batch has at least one sample for each of {num_agents} "
             f"agents, found {ready.batch}; raise its batch_size or use fewer agents"
         )
+    check_sources(run.job, ready.sources, ready.num_train)
     run.layout = layout
-    run.ledger = Ledger(num_train=ready.num_train)
+    run.ledger, run.sources = Ledger(num_train=ready.num_train), ready.sources
     run.job = run.job.model_copy(update={"batch": ready.batch or run.job.batch})
     if run.resume:
         ledger, meta = run.ledger, run.resume.meta
         ledger.num_epochs, ledger.free = unlearned(meta, ready.num_train)
+        ledger.in_parts = set(meta.get("in_parts", ())) & ledger.free.keys()
         ledger.committed = run.saved_round = meta["round"]
         ledger.next_round = meta["round"] + 1
         ledger.num_steps = meta["num_steps"]

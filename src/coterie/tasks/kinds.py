@@ -163,7 +163,8 @@ def _multi(name: str, spec: MultiSpec, root: str) -> MultiTask:
         else _prototypes(each, part, root, once)
         for each, part in spec.tasks.items()
     ]
-    return MultiTask(name, _model(spec.trunk, root), tasks, _balance(spec, root))
+    trunk, balance = _model(spec.trunk, root), _balance(spec, root)
+    return MultiTask(name, trunk, tasks, balance, spec.place, spec.priority)
 
 
 def _balance(spec: MultiSpec, root: str) -> str | dict[str, float] | Balance:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from coterie.leases import Lease, Span, cut_block
+from coterie.leases import Lease, Part, Span, cut_block
 
 HUB = "hub"  # the name of the star road's server
 
@@ -48,6 +48,8 @@ class Ready(Wire):
     needs_closure: bool
     shuffled: int = 0  # tells orders of samples apart
     batch: int | None = None  # samples of one step over all agents, where a loop of its own says so
+    # tasks whose samples are numbered together, and how many samples: where there are several
+    sources: tuple[tuple[tuple[str, ...], int], ...] = ()
     rates_fall: bool = False  # of the optimizer: what overshoots once does not come back
 
 
@@ -306,6 +308,7 @@ class Block(Wire):
     trust: dict[str, float] = {}  # what a member's samples count for, where it is not 1
     digest: bool = False  # whether to tell where all stand after the last round
     tells: int = 0  # the round after which all tell what they did; 0: the last
+    parts: tuple[Part, ...] = ()  # of the positions, and who owns them, where not all own all
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
@@ -313,7 +316,7 @@ class Block(Wire):
 
     @cached_property
     def _rounds(self) -> Sequence[dict[str, Lease]]:
-        return cut_block(self.spans, self.shares, self.every, self.batch)
+        return cut_block(self.spans, self.shares, self.every, self.batch, self.parts)
 
 
 class Evaluate(Wire):

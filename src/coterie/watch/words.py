@@ -187,6 +187,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "said": lambda e: text_of(e, "text"),
     "noise": lambda e: text_of(e, "text"),
     "kept": lambda e: text_of(e, "text"),
+    "handover": lambda e: f"{text_of(e, 'text')} ({text_of(e, 'reason')})",
     "quorum": lambda e: text_of(e, "text"),
     "doubt": lambda e: text_of(e, "text"),
     "grant": lambda e: text_of(e, "text"),
