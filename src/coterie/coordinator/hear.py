@@ -69,6 +69,7 @@ def hear(run: Run, name: str, message: Any) -> None:
         case say.Begun() | say.Ended() | say.Said():
             _looped(run, name, message)
         case say.Failed():
+            _trace(run, name, message)
             raise TrainingError(message.reason)
 
 
@@ -172,9 +173,16 @@ def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
 
 def _refused(run: Run, name: str, message: say.Refused) -> None:
     if run.plan is None:
+        _trace(run, name, message)
         raise JobError(f"{name}: {message.reason}")
     run.event("agent", member=name, state="refused", reason=message.reason)
     del run.members[name]
+
+
+def _trace(run: Run, name: str, message: say.Failed | say.Refused) -> None:
+    """Tell a script's traceback, once: others raise the same."""
+    for line in () if run.done else message.traceback.splitlines():
+        run.event("said", member=name, text=line)
 
 
 def _probed(run: Run, name: str, probed: say.Probed) -> None:

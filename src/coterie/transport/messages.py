@@ -56,6 +56,7 @@ class Refused(Wire):
 
     kind: Literal["refused"] = "refused"
     reason: str
+    traceback: str = ""  # as of Failed
 
 
 class Beat(Wire):
@@ -173,6 +174,7 @@ class Failed(Wire):
 
     kind: Literal["failed"] = "failed"
     reason: str
+    traceback: str = ""  # of a script, where it raised
 
 
 class State(Wire):
