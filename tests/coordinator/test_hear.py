@@ -27,6 +27,24 @@ def report(first, last, cohort, term=1, **fields):
     )
 
 
+@pytest.mark.parametrize(("release", "comes_in"), [("2.13.1+cu130", True), ("2.12.1", False)])
+def test_an_agent_of_another_series_of_torch_is_turned_away_in_a_sentence(play, release, comes_in):
+    p = play(3)
+    p.say("a", p._hello("a").model_copy(update={"torch": "2.13.0+cpu"}))
+    p.say("b", p._hello("b").model_copy(update={"torch": release}))
+    assert ("b" in p.run.members) == comes_in
+    told = [m.reason for name, m in p.told if name == "b" and isinstance(m, say.Stop)]
+    assert (
+        told == []
+        if comes_in
+        else told
+        == [
+            f"expected torch 2.13 on every agent, as a has (2.13.0+cpu), found {release} on b; "
+            "install the same there"
+        ]
+    )
+
+
 def test_a_second_agent_of_a_name_is_told_to_stop_and_the_first_stays(play):
     p = play(2)
     p.enter("a")

@@ -168,6 +168,7 @@ def hello(name: str, store: str, device: str) -> Hello:
         memory_bytes=memory_available_bytes(),
         device=device,
         store=store,
+        torch=torch.__version__,
     )
 
 

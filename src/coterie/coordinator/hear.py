@@ -9,7 +9,7 @@ from coterie.code import digests
 from coterie.coordinator.account import log_final
 from coterie.coordinator.gauge import Flow
 from coterie.coordinator.ledger import Ledger
-from coterie.coordinator.members import Member, Pulse
+from coterie.coordinator.members import Member, Pulse, other_torch
 from coterie.coordinator.model import fit_device
 from coterie.coordinator.perceive import measure
 from coterie.coordinator.run import Checkpoint, Run
@@ -81,6 +81,10 @@ def _hello(run: Run, hello: say.Hello) -> None:
         run.tell(
             hello.name, say.Stop(reason=f"an agent {hello.name} is here already", at_once=True)
         )
+        return
+    if reason := other_torch(hello, (m.hello for m in run.members.values())):
+        run.event("agent", member=hello.name, state="refused", reason=reason)
+        run.tell(hello.name, say.Stop(reason=reason, at_once=True))
         return
     state = "returned" if hello.name in run.known else "joined"
     run.known[hello.name] = hello.pid

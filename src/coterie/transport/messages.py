@@ -36,6 +36,7 @@ class Hello(Wire):
     memory_bytes: int
     device: str
     store: str  # the server of the star road says here where it listens
+    torch: str = ""  # its release, where one computes
 
 
 class Ready(Wire):
