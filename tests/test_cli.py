@@ -128,7 +128,7 @@ def test_commands_and_their_options_are_frozen() -> None:
         ],
         "join": ["endpoint", "--key", "--name", "--root", "--threads", "--accept-code"],
         "up": [
-            *("path", "--set", "--wait", "--listen", "--ship", "--runs", "--json"),
+            *("path", "--set", "--wait", "--listen", "--ship", "--key-minutes", "--runs", "--json"),
         ],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],

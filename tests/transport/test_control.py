@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,6 +16,7 @@ import zmq.utils.monitor
 from coterie.errors import JobError
 from coterie.transport import control
 from coterie.transport.control import ControlClient, ControlServer, Inbox
+from coterie.transport.door import Door
 from coterie.transport.frames import BadMessage, encode
 from coterie.transport.messages import Beat, Bye, Failed, State, Stop
 from coterie.transport.secure import JoinKey, Keys
@@ -303,6 +305,34 @@ def test_one_with_another_key_is_not_heard_and_learns_why(
     member.tell(Bye())
     assert hears(server, 1) == [(b"ann", Bye())]
     assert server.receive() in (None, (b"ann", Beat()))
+
+
+def test_a_key_that_has_run_out_is_refused_in_a_sentence_and_who_came_in_time_dials_in_again(
+    dial: Dial, hears: Hears, quick: None
+) -> None:
+    guest = JoinKey.beside(KEYS.join)
+    door = Door(frozenset({KEYS.join.agent_public}), guest.agent_public)
+    server = ControlServer(HERE, KEYS, door)
+    try:
+        dial(server.endpoint, guest, name="early").tell(Failed(reason="in time"))
+        assert hears(server, 1) == [(b"early", Failed(reason="in time"))]
+        door.until_s = 0.0
+        late = dial(server.endpoint, guest, name="late")
+        late.tell(Failed(reason="let me in"))
+        until_s = time.monotonic() + DEADLINE_S
+        while (stop := late.inbox.get(0.01)) is None and time.monotonic() < until_s:
+            assert server.receive() in (None, (b"early", Beat()))
+        assert isinstance(stop, Stop)
+        dial(server.endpoint, guest, name="early").tell(Bye())
+        dial(server.endpoint, name="own").tell(Bye())
+        assert {name for name, _ in hears(server, 2)} == {b"early", b"own"}
+        assert stop.reason.startswith("expected a key that still opens this run, found one that")
+    finally:
+        server.close()
+
+
+def test_a_wrong_key_is_known_after_so_few_greetings_that_nobody_waits_two_seconds() -> None:
+    assert control.NUM_GREETINGS * control.REDIAL_MS < 2000
 
 
 @pytest.mark.parametrize("kind", [zmq.DEALER, zmq.REQ, zmq.ROUTER])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -43,6 +44,7 @@ from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0
 AGAIN_S = 60.0  # for a coordinator to come in the place of one that called this agent back
+PROCESS = secrets.token_hex(8)  # tells the coordinator who dials in again, and nobody else
 LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
 
 
@@ -98,7 +100,7 @@ def _part(
     key = place.key if isinstance(place.key, JoinKey) else JoinKey.read(place.key)
     endpoint = place.endpoint
     _check_byte_order(sys.byteorder)
-    client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}")
+    client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}:{PROCESS}")
     place.watch.heard_s = lambda: client.heard_s
     roads = None
     try:

@@ -19,6 +19,7 @@ import zmq.utils.monitor
 from zmq.auth.thread import ThreadAuthenticator
 
 from coterie.errors import JobError
+from coterie.transport.door import Door
 from coterie.transport.frames import BadMessage, decode_from_agent, decode_from_coordinator, encode
 from coterie.transport.messages import Beat, Stop, Term, Wire
 from coterie.transport.secure import JoinKey, Keys
@@ -191,13 +192,12 @@ class ControlClient:
 class ControlServer:
     """The coordinator's end: one port, only agents that hold the join key."""
 
-    def __init__(self, listen: str, keys: Keys) -> None:
+    def __init__(self, listen: str, keys: Keys, door: Door | None = None) -> None:
         self._context = _boundless()
+        self._door = door or Door(frozenset({keys.join.agent_public}))
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback(
-            domain="*", credentials_provider=_OnlyKey(keys.join.agent_public)
-        )
+        self._authenticator.configure_curve_callback(domain="*", credentials_provider=self._door)
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.curve_server = True
         self._socket.curve_secretkey = keys.server_secret
@@ -228,10 +228,17 @@ class ControlServer:
 
     def receive(self) -> tuple[bytes, Any] | None:
         """The next (identity, message), or None when nothing waits; raises BadMessage."""
-        try:
-            identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
+        while True:
+            try:
+                first, *rest = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            identity, frames = first.bytes, [frame.bytes for frame in rest]
+            key = str(rest[-1].get("User-Id")).encode() if rest else b""
+            refusal = self._door.refusal(identity, key, time.time())
+            if not refusal:
+                break
+            self.send(identity, Stop(reason=refusal, at_once=True))
         try:
             return identity, decode_from_agent(frames)
         except BadMessage as error:
@@ -259,14 +266,3 @@ def _boundless() -> zmq.Context[zmq.Socket[bytes]]:
     context = zmq.Context()
     context.setsockopt(zmq.SNDHWM, 0)
     return context
-
-
-class _OnlyKey:
-    """Lets in the holders of one public key."""
-
-    def __init__(self, public: bytes) -> None:
-        self._public = public
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Asked by pyzmq's authenticator with the raw public key, in Z85."""
-        return key == self._public
