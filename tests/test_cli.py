@@ -489,12 +489,14 @@ class TestJoin:
             join, "stand_by", lambda job, place, *_: calls.append((job, place.root))
         )
         monkeypatch.setattr(parent.Watch, "start", lambda watch: calls.append("tied"))
+        monkeypatch.setattr("coterie.cli.learning._knock", lambda *where: calls.append(where[0]))
         return calls
 
     def test_is_called_as_the_machine_and_never_rests(self, calls: list[Any]) -> None:
         assert coterie("join", "10.0.0.1:7000", "--key", "join.key").exit_code == 3
         called = socket.gethostname()
-        assert calls == [(called, "10.0.0.1:7000", Path("join.key"), Path("."), 0, 0, 0.0)]
+        lived = (called, "10.0.0.1:7000", Path("join.key"), Path("."), 0, 0, 0.0)
+        assert calls == ["10.0.0.1:7000", lived]  # first it knocks
 
     def test_is_tied_to_the_command_before_anything_else(self, calls: list[Any]) -> None:
         where = ("--key", "k", "--name", "pi", "--root", "code", "--threads", "2")

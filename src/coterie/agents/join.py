@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import secrets
 import shutil
 import socket
 import sys
@@ -29,7 +28,7 @@ from coterie.machine import cores, memory_available_bytes
 from coterie.parent import Watch
 from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate
-from coterie.transport.control import ControlClient
+from coterie.transport.control import ControlClient, identity
 from coterie.transport.messages import (
     Bye,
     Hello,
@@ -44,7 +43,6 @@ from coterie.transport.secure import JoinKey
 
 WELCOME_S = 15.0
 AGAIN_S = 60.0  # for a coordinator to come in the place of one that called this agent back
-PROCESS = secrets.token_hex(8)  # tells the coordinator who dials in again, and nobody else
 LOST, REFUSED = 1, 2  # exit codes: worth a restart, and not
 
 
@@ -100,7 +98,7 @@ def _part(
     key = place.key if isinstance(place.key, JoinKey) else JoinKey.read(place.key)
     endpoint = place.endpoint
     _check_byte_order(sys.byteorder)
-    client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}:{PROCESS}")
+    client = ControlClient(endpoint, key, identity(name))
     place.watch.heard_s = lambda: client.heard_s
     roads = None
     try:

@@ -7,6 +7,8 @@ beats while its main thread computes, and fills an inbox that a collective can b
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import socket
 import threading
 import time
@@ -18,7 +20,7 @@ import zmq
 import zmq.utils.monitor
 from zmq.auth.thread import ThreadAuthenticator
 
-from coterie.errors import JobError
+from coterie.errors import JobError, JoinError
 from coterie.transport.door import Door
 from coterie.transport.frames import BadMessage, decode_from_agent, decode_from_coordinator, encode
 from coterie.transport.messages import Beat, Stop, Term, Wire
@@ -30,9 +32,11 @@ PING_MS, SILENT_MS, DIAL_MS, REDIAL_MS = 2000, 8000, 1000, 200
 LINGER_MS = 1000  # how long an end that closes goes on sending what is queued
 LEAVE = b""  # no message has an empty frame
 HOLD_S = 120.0  # without a word from the coordinator, after which an agent gives up
+KNOCK_S = 15.0  # for a coordinator to answer whoever knocks
 NUM_GREETINGS = 3  # broken off in a row before an agent takes its key for another run's
 
 
+_PROCESS = secrets.token_hex(8)  # tells the coordinator who dials in again, and nobody else
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _BROKEN_OFF = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _LET_IN = zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -187,6 +191,31 @@ class ControlClient:
     def _give_up(self, reason: str) -> None:
         self.given_up = reason
         self.inbox.put(Stop(reason=reason, at_once=True))
+
+
+def identity(name: str) -> str:
+    """What this process is called on the channel: whoever dials in again is known by it."""
+    return f"{name}:{os.getpid()}:{_PROCESS}"
+
+
+def knock(endpoint: str, key: JoinKey, name: str, patience_s: float) -> None:
+    """Raise JoinError where a key opens nothing, before all is loaded that an agent needs.
+
+    A coordinator that hears a stranger's beat asks who it is, and refuses it by the same word as
+    it would its greeting.
+    """
+    client = ControlClient(endpoint, key, identity(name))
+    try:
+        heard = client.inbox.get(patience_s)
+    finally:
+        client.close()
+    if isinstance(heard, Stop):
+        raise JoinError(f"expected to join the run at {endpoint}, found: {heard.reason}")
+    if heard is None:
+        raise JoinError(
+            f"expected a coordinator at {endpoint} that knows this key, found none within "
+            f"{patience_s:.0f} s; check the address, and copy join.key again"
+        )
 
 
 class ControlServer:
