@@ -156,7 +156,7 @@ def _work(
     if not member.sentence.walks:
         # Of a round that stands from an earlier term, another may hold its part: that one streams
         # nothing any more, and all have to meet in one way.
-        can_stream = member.sentence.plain and member.learner.streams
+        can_stream = member.sentence.plain and member.learner.streams and member.hands_out
         if can_stream and len(member.cohort) > 1 and number > member.stands:
             return (yield from _streamed(member, batches, leases))
         return (yield from _gradient(member, batches))
@@ -218,6 +218,7 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
         return (yield from _gradient(member, batches))
     now_s = yield do.Now()
     _busy(member, [batch], computed_s, now_s)
+    member.tally.restates = learner.restates
     member.early_s = now_s - began_s - computed_s
     if not whole:
         learner.leave_rooms()

@@ -272,6 +272,7 @@ def _report(run: Run, name: str, report: say.Report) -> None:
         run.told[name] = report.last_round
     if name in run.members and run.members[name].outdated:
         return  # others have learned since what it was to learn
+    run.restates = run.restates or report.restates
     _commit(run, report)
     log_final(run)  # first: what is measured here is of the epoch under way
     measure(run, name, report)

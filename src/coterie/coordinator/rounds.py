@@ -51,6 +51,7 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
             trust={name: trust for name, trust in run.trust.items() if name in shares},
             digest=_digest_due(run),
             tells=_tells(run, grant.first_round, grant.last_round),
+            hands_out=not run.restates,
         )
         # On record before anybody hears it: a coordinator that comes after this one knows it too.
         run.event("block", **block.model_dump(include=set(ON_RECORD)))

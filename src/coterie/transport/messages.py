@@ -128,6 +128,7 @@ class Report(Wire):
     stretches: tuple[tuple[int, int, float], ...] = ()
     cores: float | None = None  # of full clock that its machine grants me now, where that is known
     digest: int | None = None  # of what members agree on after the last round, where asked for
+    restates: bool = False  # whether my own loop changes gradients after it has computed them
 
 
 class Back(Wire):
@@ -309,6 +310,7 @@ class Block(Wire):
     trust: dict[str, float] = {}  # what a member's samples count for, where it is not 1
     digest: bool = False  # whether to tell where all stand after the last round
     tells: int = 0  # the round after which all tell what they did; 0: the last
+    hands_out: bool = True  # whether plain gradients meet as they come, or each as a whole
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
