@@ -59,7 +59,7 @@ def test_a_block_says_all_that_its_rounds_need(play):
 
 
 def test_once_a_loop_changes_what_it_computed_gradients_meet_as_a_whole(play):
-    p = play(until=ENDLESS).until_training()
+    p = play(until={"steps": 1e9}).until_training()
     assert p.orders_of(say.Block)[-1].hands_out
     told = {"cohort": ("a",), "num_samples": 0, "num_steps": 0, "loss": 0.0, "compute_s": 0.0}
     first = {"term": p.run.term.number, "first_round": 0, "last_round": 0, "exchange_s": 0.0}

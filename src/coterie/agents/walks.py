@@ -19,6 +19,7 @@ from coterie.agents.meet import meet, within
 from coterie.agents.member import Member
 from coterie.agents.settle import regroup
 from coterie.agents.tally import Contribution
+from coterie.agents.turns import LoopEnded
 from coterie.errors import NotFinite, Torn, TrainingError
 from coterie.leases import Lease
 from coterie.sync.exchanges import Reduce
@@ -51,6 +52,10 @@ def learn(
             raise NotFinite(f"expected finite values to share, found others in round {number}")
     except NotFinite as error:
         declined = str(error)
+    except LoopEnded as error:
+        if not member.sentence.exchange.asynchronous:
+            raise
+        declined = str(error)  # nobody waits for it: the server is to hear that nothing comes
     if declined:
         walked = yield from _decline(member, number, declined)
     if walked is None:
