@@ -8,7 +8,7 @@ SOURCES := src tests $(wildcard examples) $(wildcard benchmarks)
 PAGES := docs $(wildcard README.md)
 BENCHES := $(sort $(wildcard benchmarks/bench_*.py))
 
-.PHONY: demo test test-libraries check lint types arrows doctests bench bench-sync bench-faults bench-decide fmt clean
+.PHONY: demo test test-libraries check lint types arrows doctests bench bench-sync bench-faults bench-decide bench-own-loop fmt clean
 
 demo: $(READY)
 	$(BIN)/coterie demo
@@ -57,6 +57,10 @@ bench-sync: $(READY)
 # Faults put into real runs, and into those of peers; PEERS as above. Cuts and slow links need root.
 bench-faults: $(READY)
 	$(BIN)/python benchmarks/bench_faults.py --peers-python $(PEERS)
+
+# A script's own loop on 4 : 2 : 1 beside DDP, and alone: needs root, and the machine for itself.
+bench-own-loop: $(READY)
+	$(BIN)/python benchmarks/bench_own_loop.py
 
 # Decisions, in cells of bandwidth × skew × model: needs root, and the machine for itself.
 bench-decide: $(READY)

@@ -264,7 +264,7 @@ class ControlServer:
                 return None
             identity, frames = first.bytes, [frame.bytes for frame in rest]
             key = str(rest[-1].get("User-Id")).encode() if rest else b""
-            refusal = self._door.refusal(identity, key, time.time())
+            refusal = self._door.refusal(identity, key, time.monotonic())
             if not refusal:
                 break
             self.send(identity, Stop(reason=refusal, at_once=True))

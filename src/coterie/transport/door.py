@@ -34,7 +34,9 @@ class Door:
 
     own: frozenset[bytes]
     guest: bytes | None = None  # where there is none, the own key is given away
-    until_s: float = math.inf  # of the clock on the wall
+    until_s: float = (
+        math.inf
+    )  # of the clock that all processes of a machine share, since it started
     file: Path | None = None
     admitted: set[bytes] = field(default_factory=set)
 
@@ -70,7 +72,7 @@ class Door:
             guest = JoinKey.beside(own)
             guest.write(run / GUEST)
             door = cls(frozenset({own.agent_public}), guest.agent_public)
-            door.until_s, door.file = time.time() + 60 * minutes, run / ADMITTED
+            door.until_s, door.file = time.monotonic() + 60 * minutes, run / ADMITTED
             door._write()
             return door
         guest = JoinKey.read(run / GUEST)
