@@ -79,6 +79,8 @@ def test_what_a_loop_of_its_own_cannot_learn_by_is_refused(text: str) -> None:
         refuse_unlooped(parse(text))
 
 
-@pytest.mark.parametrize("text", ["all-reduce", "diloco-int8(32)", "gossip(4)", "dylu(8)", "asynchronous(8)"])
+@pytest.mark.parametrize(
+    "text", ["all-reduce", "diloco-int8(32)", "gossip(4)", "dylu(8)", "asynchronous(8)"]
+)
 def test_other_sentences_are_learned_by_any_loop(text: str) -> None:
     refuse_unlooped(parse(text))

@@ -83,9 +83,7 @@ def _hello(run: Run, hello: say.Hello) -> None:
         )
         return
     if reason := other_torch(hello, (m.hello for m in run.members.values())):
-        run.event("agent", member=hello.name, state="refused", reason=reason)
-        run.tell(hello.name, say.Stop(reason=reason, at_once=True))
-        return
+        run.event("warning", text=reason)
     state = "returned" if hello.name in run.known else "joined"
     run.known[hello.name] = hello.pid
     run.members[hello.name] = Member(hello, Pulse(run.now_s))

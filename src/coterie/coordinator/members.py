@@ -64,15 +64,16 @@ def series(release: str) -> str:
 
 
 def other_torch(hello: Hello, others: Iterable[Hello]) -> str:
-    """Why an agent cannot work beside others, if it has another torch; empty if it can.
+    """What to know of an agent that has another torch than others; empty where all have the same.
 
-    Groups, kernels and states of optimizers change from one series to the next.
+    It is welcome, but groups, kernels and states of optimizers change from series to series.
     """
     for other in others:
         if hello.torch and other.torch and series(hello.torch) != series(other.torch):
             return (
                 f"expected torch {series(other.torch)} on every agent, as {other.name} has "
-                f"({other.torch}), found {hello.torch} on {hello.name}; install the same there"
+                f"({other.torch}), found {hello.torch} on {hello.name}, which takes part all the "
+                "same; should it not get on with the others, install the same there"
             )
     return ""
 
