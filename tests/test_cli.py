@@ -519,6 +519,7 @@ class TestKey:
     def place(self, monkeypatch: pytest.MonkeyPatch) -> list[join.Place]:
         places: list[join.Place] = []
         monkeypatch.setattr(join, "main", lambda name, place, *_: places.append(place) or 0)
+        monkeypatch.setattr("coterie.cli.learning._knock", lambda *_: None)
         return places
 
     def test_is_a_file_or_its_text_or_is_asked_for(self, place: list[join.Place]) -> None:
