@@ -116,12 +116,21 @@ def test_commands_and_their_options_are_frozen() -> None:
         "init": ["path", "--task", "--set", "--schema", "--json"],
         "schema": ["file", "--json"],
         "demo": ["--runs", "--json", "--plain"],
-        "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
+        "train": [
+            "path",
+            "--set",
+            "--engine",
+            "--resume",
+            "--resume-from",
+            "--runs",
+            "--json",
+            "--plain",
+        ],
         "plan": ["paths", "--cluster", "--set", "--measure", "--json"],
         "place": ["cluster", "--json"],
         "run": [
             *("words", "--agents", "--strategy", "--name", "--resume", "--resume-from", "--alone"),
-            *("--set", "--runs", "--json"),
+            *("--set", "--engine", "--runs", "--json"),
         ],
         "simulate": [
             *("path", "--cluster", "--set", "--kill", "--failures", "--runs", "--json"),

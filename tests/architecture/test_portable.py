@@ -51,7 +51,7 @@ pathlib.Path.open = without_kernel
 USES = """
 import coterie
 for found in pkgutil.walk_packages(coterie.__path__, "coterie."):
-    if not found.name.endswith("__main__"):
+    if not found.name.endswith("__main__") and found.name != "coterie.engines.ray":  # an extra's
         importlib.import_module(found.name)
 
 from coterie.agents.learner import Setup

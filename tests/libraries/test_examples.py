@@ -24,6 +24,39 @@ TASKS = {
 }
 LOOPS = {"11_lora": "peft", "16_streams": "datasets"}
 
+# A Keras model in a loop of one's own, where callbacks have the model.
+KERAS = """
+import os
+os.environ["KERAS_BACKEND"] = "torch"
+import keras
+import torch
+from torch.utils.data import DataLoader
+
+import coterie
+import shop
+
+me = coterie.join()
+model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), keras.layers.Dense(4)])
+loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+net = coterie.KerasNet(model)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+loader = DataLoader(shop.samples(), batch_size=64, shuffle=True)
+net, optimizer, loader = me.prepare(net, optimizer, loader)
+best = keras.callbacks.ModelCheckpoint("best.weights.h5", "loss", save_weights_only=True)
+callbacks = keras.callbacks.CallbackList([best] if me.is_first else [], model=model)
+callbacks.on_train_begin()
+for epoch in me.passes(2):
+    callbacks.on_epoch_begin(epoch)
+    for x, y in loader:
+        loss = loss_of(y, net(x))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    callbacks.on_epoch_end(epoch, {"loss": loss.item()})
+    me.print("pass", epoch, loss.item())
+callbacks.on_train_end()
+"""
+
 # Half the precision in the forward pass, and a model that is compiled.
 COMPILED = """
 import torch
@@ -37,15 +70,23 @@ me = coterie.join()
 torch.manual_seed(0)
 model = shop.net()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-loader = DataLoader(shop.samples(), batch_size=64, shuffle=True)
+loader = DataLoader(shop.from_disk(512, 1.0), batch_size=64, shuffle=True)
 model, optimizer, loader = me.prepare(model, optimizer, loader)
 fast = torch.compile(model, dynamic=True)
+
+
+def loss_of(x, y):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = fast(x)
+        assert scores.dtype == torch.bfloat16
+        return F.cross_entropy(scores.float(), y)
+
+
+loss_of(torch.ones(4, 8), torch.ones(4, dtype=torch.long)).backward()  # compiled before it counts
+optimizer.zero_grad()
 for epoch in me.passes(4):
     for x, y in loader:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            scores = fast(x)
-            assert scores.dtype == torch.bfloat16
-            loss = F.cross_entropy(scores.float(), y)
+        loss = loss_of(x, y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -84,10 +125,27 @@ def test_a_loop_runs_on_two_agents_and_learns_each_sample_once(desk: Any, name: 
     assert audit(desk.events()).is_exact
 
 
-def test_half_precision_and_a_compiled_model_in_company(desk: Any) -> None:
-    (desk.folder / "small.py").write_text(COMPILED)
+def test_a_loop_with_keras_and_its_callbacks(desk: Any) -> None:
+    pytest.importorskip("keras", reason="needs keras")
+    (desk.folder / "small.py").write_text(KERAS)
     words = ("--agents", 2, "--strategy", "all-reduce", "--runs", desk.runs)
     output(desk.start("run", *words, "--json", "small.py"))
+    said = [event["text"] for event in desk.events() if event["kind"] == "said"]
+    assert [text.split()[:2] for text in said] == [["pass", "0"], ["pass", "1"]]
+    assert (desk.folder / "best.weights.h5").exists()
+
+
+def test_half_precision_and_a_compiled_model_in_company(desk: Any) -> None:
+    (desk.folder / "small.py").write_text(COMPILED)
+    words = (
+        "--agents",
+        2,
+        "--strategy",
+        "all-reduce",
+        "--set",
+        f"agents.join_timeout_s={PATIENCE_S}",
+    )
+    output(desk.start("run", *words, "--runs", desk.runs, "--json", "small.py"))
     said = [event["text"] for event in desk.events() if event["kind"] == "said"]
     losses = [float(text.split()[1]) for text in said]
     assert len(losses) == 4

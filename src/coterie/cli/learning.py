@@ -18,10 +18,11 @@ from coterie.cli.answers import (
     AsJson,
     AsLines,
     JobFile,
-    Overrides,
+    Placing,
     RunsFolder,
     answering,
     conclude,
+    laid_over,
     newest_run,
     screen,
     showing,
@@ -52,7 +53,7 @@ def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = F
 
 def train(
     path: JobFile,
-    overrides: Overrides = None,
+    overrides: Placing = None,
     resume: Resume = False,
     resume_from: ResumeFrom = None,
     runs: RunsFolder = RUNS,
@@ -63,7 +64,7 @@ def train(
     with answering(as_json) as answer:
         from coterie.config import load_job
 
-        job = load_job(path, overrides or ())
+        job = load_job(path, laid_over(overrides or ()))
         origin = origin_of(job.name, runs, resume, resume_from)
         learn(job, runs, origin, screen(as_json, as_lines), answer)
 

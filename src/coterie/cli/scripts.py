@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli.answers import RUNS, AsJson, Overrides, RunsFolder, answering, screen
+from coterie.cli.answers import RUNS, AsJson, Placing, RunsFolder, answering, laid_over, screen
 from coterie.cli.learning import Resume, ResumeFrom, learn, origin_of
 from coterie.cli.spreading import spread
 from coterie.errors import JobError
@@ -32,7 +32,7 @@ class Asked:
     alone: Annotated[
         bool, typer.Option("--alone", help="As Python itself would run it, without a run.")
     ] = False
-    overrides: Overrides = None
+    overrides: Placing = None
 
     def refuse_company(self) -> None:
         """Raise JobError where something is asked that a script alone cannot have."""
@@ -61,7 +61,7 @@ def run(
         from coterie.engines.launch import script_job
 
         given = {"name": asked.name, "strategy": asked.strategy, "agents": asked.agents}
-        job = script_job(Path(words[0]), words[1:], given, asked.overrides or ())
+        job = script_job(Path(words[0]), words[1:], given, laid_over(asked.overrides or ()))
         if asked.alone:
             asked.refuse_company()
             raise typer.Exit(as_python(words))

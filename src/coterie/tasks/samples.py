@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from coterie.errors import JobError
+from coterie.tasks.columns import Columnar, Rows
 from coterie.tasks.keras import understood_model
 from coterie.types import Batch
 
@@ -46,8 +47,11 @@ def dataset(role: str, given: Samples) -> MapStyle:
     >>> dataset("train", lambda: [1, 2])
     [1, 2]
     """
-    is_made = not isinstance(given, type) and isinstance(given, MapStyle | IterableDataset)
+    is_made = not isinstance(given, type) and isinstance(
+        given, MapStyle | IterableDataset | Columnar
+    )
     found: object = given() if callable(given) and not is_made else given
+    found = Rows.read(found) if isinstance(found, Columnar) else found
     if isinstance(found, IterableDataset) or not isinstance(found, MapStyle):
         raise JobError(
             f"expected {role} to be a dataset with __len__ and __getitem__, "
@@ -69,6 +73,8 @@ def gather(dataset: MapStyle, indices: Sequence[int], collate: Collate = default
         return list(dataset[torch.as_tensor(indices)])
     if collate is default_collate and type(dataset) is Tensor:
         return dataset[torch.as_tensor(indices)]
+    if collate is default_collate and isinstance(dataset, Rows):
+        return dataset.take(indices)
     many = getattr(dataset, "__getitems__", None)
     return collate(many(list(indices)) if many else [dataset[i] for i in indices])
 
