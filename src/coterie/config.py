@@ -100,6 +100,8 @@ class Agents(Words):
     """Processes of this machine that have built the task, and take over from agents that die."""
     ship: Annotated[bool, Field(strict=True)] = False
     """Whether agents that ask for the job's code get it."""
+    key_minutes: Positive | None = None
+    """For how long others may join by the printed key; who is in stays."""
     join_timeout_s: Positive = 60.0
     """Seconds that agents have to come, until the run is given up."""
 

@@ -28,7 +28,7 @@ from coterie.machine import cores, memory_available_bytes
 from coterie.parent import Watch
 from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate
-from coterie.transport.control import ControlClient
+from coterie.transport.control import ControlClient, identity
 from coterie.transport.messages import (
     Bye,
     Hello,
@@ -98,7 +98,7 @@ def _part(
     key = place.key if isinstance(place.key, JoinKey) else JoinKey.read(place.key)
     endpoint = place.endpoint
     _check_byte_order(sys.byteorder)
-    client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}")
+    client = ControlClient(endpoint, key, identity(name))
     place.watch.heard_s = lambda: client.heard_s
     roads = None
     try:
@@ -168,6 +168,7 @@ def hello(name: str, store: str, device: str) -> Hello:
         memory_bytes=memory_available_bytes(),
         device=device,
         store=store,
+        torch=torch.__version__,
     )
 
 

@@ -77,6 +77,7 @@ class Member:
     hello: Hello | None = None  # as it was said to the coordinator first
     told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
     trust: Mapping[str, float] = field(default_factory=dict)  # see Block
+    hands_out: bool = True  # gradients as they come, by what all were told: see Block
     check_round: int = 0  # after which all tell where they stand
     granted: Callable[[], float | None] = lambda: None  # cores, by whoever knows the machine
     tell_rounds: set[int] = field(default_factory=set)  # after which they tell what they did

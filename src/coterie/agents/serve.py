@@ -17,6 +17,7 @@ from coterie.agents.perform import FOREVER_S, drive
 from coterie.errors import CoterieError, JoinError, TrainingError
 from coterie.parent import Watch
 from coterie.transport.control import ControlClient
+from coterie.transport.door import GUEST
 from coterie.transport.messages import HUB, Stop, Welcome, Who
 from coterie.transport.secure import JoinKey
 from coterie.transport.star import StarSwitch
@@ -53,11 +54,18 @@ class Performer:
             inbox.wait(lambda: self._switch.waiting(channel) or inbox.waiting(), FOREVER_S)
 
 
-def serve(endpoint: str, key: JoinKey, listen: str, watch: Watch) -> str:
+def _agents(key_path: Path) -> list[bytes]:
+    """Whose keys open the switch: the run's own, and guests whom the coordinator let in."""
+    paths = [path for path in (key_path, key_path.with_name(GUEST)) if path.exists()]
+    return [JoinKey.read(path).agent_public for path in paths]
+
+
+def serve(endpoint: str, key_path: Path, listen: str, watch: Watch) -> str:
     """Serve a run until it ends; why it ended. Raises JoinError if not let in."""
+    key = JoinKey.read(key_path)
     client = ControlClient(endpoint, key, identity=f"{HUB}:{os.getpid()}")
     watch.heard_s = lambda: client.heard_s
-    switch = StarSwitch(listen, key.agent_public, client.inbox, HUB)
+    switch = StarSwitch(listen, _agents(key_path), client.inbox, HUB)
     try:
         client.tell(first := hello(HUB, switch.address, "cpu"))
         while isinstance(welcome := client.inbox.get(WELCOME_S), Who):
@@ -80,7 +88,7 @@ def main(endpoint: str, key_path: str, listen: str, beside: str) -> int:
     watch.start()
     torch.set_num_threads(1)
     try:
-        print(serve(endpoint, JoinKey.read(Path(key_path)), listen, watch))
+        print(serve(endpoint, Path(key_path), listen, watch))
     except CoterieError as error:
         print(f"coterie: {error}", file=sys.stderr)
         return 1

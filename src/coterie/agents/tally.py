@@ -64,6 +64,7 @@ class Tally:
     since_s: float = 0.0
     digest: int | None = None
     norms: tuple[float, float, float, float, float] | None = None  # see Report
+    restates: bool = False  # see Report
     stretches: list[Stretch] = field(default_factory=list)
     _begun_s: float = 0.0  # the last of them
     _ended_s: float = 0.0
@@ -149,6 +150,7 @@ class Tally:
             norms=self.norms,
             stretches=self._latest(),
             cores=granted(),
+            restates=self.restates,
         )
 
 

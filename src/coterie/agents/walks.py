@@ -20,6 +20,7 @@ from coterie.agents.meet import meet, within
 from coterie.agents.member import Member
 from coterie.agents.settle import regroup
 from coterie.agents.tally import Contribution
+from coterie.agents.turns import LoopEnded
 from coterie.errors import NotFinite, Torn, TrainingError
 from coterie.leases import Lease
 from coterie.sync.exchanges import Reduce
@@ -52,6 +53,10 @@ def learn(
             raise NotFinite(f"expected finite values to share, found others in round {number}")
     except NotFinite as error:
         declined = str(error)
+    except LoopEnded as error:
+        if not member.sentence.exchange.asynchronous:
+            raise
+        declined = str(error)  # nobody waits for it: the server is to hear that nothing comes
     if declined:
         walked = yield from _decline(member, number, declined)
     if walked is None:
@@ -158,7 +163,7 @@ def _work(
     if not member.sentence.walks:
         # Of a round that stands from an earlier term, another may hold its part: that one streams
         # nothing any more, and all have to meet in one way.
-        can_stream = member.sentence.plain and member.learner.streams
+        can_stream = member.sentence.plain and member.learner.streams and member.hands_out
         can_stream = can_stream and not heads.tells(member, number)
         if can_stream and len(member.cohort) > 1 and number > member.stands:
             return (yield from _streamed(member, batches, leases))
@@ -221,6 +226,7 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
         return (yield from _gradient(member, batches))
     now_s = yield do.Now()
     _busy(member, [batch], computed_s, now_s)
+    member.tally.restates = learner.restates
     member.early_s = now_s - began_s - computed_s
     if not whole:
         learner.leave_rooms()

@@ -91,13 +91,16 @@ def join(
     """Take part in a run that is under way on another machine."""
     with answering(as_json=False):
         pid, _, duty = beside.partition("@")
-        watch = _watched(int(pid))
-        from coterie.agents import join as agent
+        watch, called = _watched(int(pid)), name or socket.gethostname()
         from coterie.engines.throttle import DutyCycle
 
-        place = agent.Place(endpoint, _key(key), root, watch, accept_code)
-        called = name or socket.gethostname()
-        raise typer.Exit(agent.main(called, place, threads, DutyCycle(float(duty)).rest_s))
+        rest_s, shown = DutyCycle(float(duty)).rest_s, _key(key)
+        if not int(pid):
+            _knock(endpoint, shown, called)
+        from coterie.agents import join as agent
+
+        place = agent.Place(endpoint, shown, root, watch, accept_code)
+        raise typer.Exit(agent.main(called, place, threads, rest_s))
 
 
 def stand_by(
@@ -125,6 +128,15 @@ def _key(given: str) -> Path | JoinKey:
     if given == "-":
         return JoinKey.parse(getpass.getpass("join key: ") if sys.stdin.isatty() else input())
     return JoinKey.parse(given) if given.startswith("coterie:") else Path(given)
+
+
+def _knock(endpoint: str, key: Path | JoinKey, name: str) -> None:
+    """See that the key opens the run, before torch is loaded, which takes long."""
+    from coterie.transport import control
+    from coterie.transport.secure import JoinKey
+
+    shown = key if isinstance(key, JoinKey) else JoinKey.read(key)
+    control.knock(endpoint, shown, name, control.KNOCK_S)
 
 
 def _watched(beside: int) -> Watch:

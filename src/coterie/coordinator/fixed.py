@@ -21,17 +21,17 @@ def refuse_unlooped(strategy: Strategy) -> None:
     """Raise StrategyError for a sentence that a script's own loop cannot learn by.
 
     >>> from coterie.sync.reading import parse
-    >>> refuse_unlooped(parse("asynchronous(8)"))
+    >>> refuse_unlooped(parse("average-by-score(8)"))
     Traceback (most recent call last):
-    coterie.errors.StrategyError: expected members that meet, hold whole models and count by their \
-samples for a script, found chain(DyLU(8), Push(), Discount(), Outer(1.0)); choose another \
+    coterie.errors.StrategyError: expected members that hold whole models and count by their \
+samples for a script, found chain(Every(8), Reduce(weighted='score'), Outer(1.0)); choose another \
 strategy, such as diloco(32)
     """
     is_scored = strategy.exchange.weighted == "score"  # by losses, which a script need not tell
-    if is_scored or strategy.exchange.asynchronous or isinstance(strategy.team, Pipeline):
+    if is_scored or isinstance(strategy.team, Pipeline):
         raise StrategyError(
-            "expected members that meet, hold whole models and count by their samples for a "
-            f"script, found {strategy}; choose another strategy, such as diloco(32)"
+            "expected members that hold whole models and count by their samples for a script, "
+            f"found {strategy}; choose another strategy, such as diloco(32)"
         )
 
 

@@ -9,7 +9,7 @@ from coterie.code import digests
 from coterie.coordinator.account import log_final
 from coterie.coordinator.gauge import Flow
 from coterie.coordinator.ledger import Ledger
-from coterie.coordinator.members import Member, Pulse
+from coterie.coordinator.members import Member, Pulse, other_torch
 from coterie.coordinator.model import fit_device
 from coterie.coordinator.owners import check_sources
 from coterie.coordinator.perceive import measure
@@ -70,6 +70,7 @@ def hear(run: Run, name: str, message: Any) -> None:
         case say.Begun() | say.Ended() | say.Said():
             _looped(run, name, message)
         case say.Failed():
+            _trace(run, name, message)
             raise TrainingError(message.reason)
 
 
@@ -82,6 +83,8 @@ def _hello(run: Run, hello: say.Hello) -> None:
             hello.name, say.Stop(reason=f"an agent {hello.name} is here already", at_once=True)
         )
         return
+    if reason := other_torch(hello, (m.hello for m in run.members.values())):
+        run.event("warning", text=reason)
     state = "returned" if hello.name in run.known else "joined"
     run.known[hello.name] = hello.pid
     run.members[hello.name] = Member(hello, Pulse(run.now_s))
@@ -175,9 +178,16 @@ def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
 
 def _refused(run: Run, name: str, message: say.Refused) -> None:
     if run.plan is None:
+        _trace(run, name, message)
         raise JobError(f"{name}: {message.reason}")
     run.event("agent", member=name, state="refused", reason=message.reason)
     del run.members[name]
+
+
+def _trace(run: Run, name: str, message: say.Failed | say.Refused) -> None:
+    """Tell a script's traceback, once: others raise the same."""
+    for line in () if run.done else message.traceback.splitlines():
+        run.event("said", member=name, text=line)
 
 
 def _probed(run: Run, name: str, probed: say.Probed) -> None:
@@ -263,6 +273,7 @@ def _report(run: Run, name: str, report: say.Report) -> None:
         run.told[name] = report.last_round
     if name in run.members and run.members[name].outdated:
         return  # others have learned since what it was to learn
+    run.restates = run.restates or report.restates
     _commit(run, report)
     log_final(run)  # first: what is measured here is of the epoch under way
     measure(run, name, report)

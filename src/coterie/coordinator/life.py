@@ -225,6 +225,7 @@ def go_on_apart(run: Run) -> Wait:
         yield lambda: run.torn or bool(run.stopping) or len(run.ledger.issued) < before
     else:  # every epoch asked for is given out
         yield lambda: run.torn or bool(run.stopping) or run.ledger.idle
+        yield from turn(run)
 
 
 def conclude(run: Run) -> Generator[Callable[[], bool], None, bool]:

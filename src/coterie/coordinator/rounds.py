@@ -54,6 +54,7 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
             digest=_digest_due(run),
             tells=_tells(run, grant.first_round, grant.last_round),
             parts=grant.parts,
+            hands_out=not run.restates,
         )
         # On record before anybody hears it: a coordinator that comes after this one knows it too.
         run.event("block", **block.model_dump(include=set(ON_RECORD)))

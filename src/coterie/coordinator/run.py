@@ -141,6 +141,7 @@ class Run:
         self.solo: dict[str, Flow] = {}  # by member: free steps on the whole batch
         self.probing = False  # members are told to time themselves as soon as they are ready
         self.passes = 0  # over the data that members' own loops have begun
+        self.restates = False  # whether such a loop changes gradients it has computed
         self.over = ""  # which of those loops has ended
         self.plan: Option | None = None
         self.sources: tuple[tuple[tuple[str, ...], int], ...] = ()  # see Ready

@@ -38,6 +38,7 @@ from coterie.errors import CoterieError
 from coterie.machine import cores, memory_available_bytes
 from coterie.parent import die_with_parent
 from coterie.transport.control import ControlServer
+from coterie.transport.door import Door
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
 from coterie.watch.events import audit, read
@@ -63,7 +64,8 @@ class Host:
         self.job = load_job(run / "job.yaml")
         self._run, self._past = run, () if by_itself else past
         keys = _keys(run, anew=not past)
-        self._server = ControlServer(_endpoint(past) or self.job.listen, keys)
+        door = Door.open(keys.join, run, self.job.agents.key_minutes, anew=not past)
+        self._server = ControlServer(_endpoint(past) or self.job.listen, keys, door)
         self._log = PatientLog(run / "events.jsonl")
         self._writer = Writer(run, self.job.keep_checkpoints)
         beside = os.getppid()
@@ -338,7 +340,7 @@ class Host:
 
 def _keys(run: Path, anew: bool) -> Keys:
     """The keys of the run: of the coordinator before, or fresh ones."""
-    join, own = (run / name for name in KEY_FILES)
+    join, own = (run / name for name in KEY_FILES[:2])
     if not anew:
         return Keys.read(own, JoinKey.read(join))
     keys = Keys.make()

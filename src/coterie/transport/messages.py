@@ -36,6 +36,7 @@ class Hello(Wire):
     memory_bytes: int
     device: str
     store: str  # the server of the star road says here where it listens
+    torch: str = ""  # its release, where one computes
 
 
 class Ready(Wire):
@@ -58,6 +59,7 @@ class Refused(Wire):
 
     kind: Literal["refused"] = "refused"
     reason: str
+    traceback: str = ""  # as of Failed
 
 
 class Beat(Wire):
@@ -128,6 +130,7 @@ class Report(Wire):
     stretches: tuple[tuple[int, int, float], ...] = ()
     cores: float | None = None  # of full clock that its machine grants me now, where that is known
     digest: int | None = None  # of what members agree on after the last round, where asked for
+    restates: bool = False  # whether my own loop changes gradients after it has computed them
 
 
 class Back(Wire):
@@ -175,6 +178,7 @@ class Failed(Wire):
 
     kind: Literal["failed"] = "failed"
     reason: str
+    traceback: str = ""  # of a script, where it raised
 
 
 class State(Wire):
@@ -309,6 +313,7 @@ class Block(Wire):
     digest: bool = False  # whether to tell where all stand after the last round
     tells: int = 0  # the round after which all tell what they did; 0: the last
     parts: tuple[Part, ...] = ()  # of the positions, and who owns them, where not all own all
+    hands_out: bool = True  # whether plain gradients meet as they come, or each as a whole
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
