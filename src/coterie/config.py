@@ -19,6 +19,7 @@ from coterie.errors import JobError
 from coterie.refusals import checked, shown
 from coterie.specs import (
     BUDGETS,
+    SLUG,
     AnySpec,
     Positive,
     Ref,
@@ -45,8 +46,6 @@ __all__ = [
 
 Whole = Annotated[int, Field(strict=True, ge=0)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-
-_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Scheduler(Ref):
@@ -200,7 +199,7 @@ class Job(Words):
     @check("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if _SLUG.fullmatch(name):
+        if SLUG.fullmatch(name):
             return name
         raise JobError(
             f"expected letters, digits, '-' and '_' (64 at most), found {name!r}; rename it"

@@ -28,6 +28,7 @@ NEGATIVE_LOSS = "negative_loss"  # the same with its sign turned: higher is bett
 
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # what may name a file
 _CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
@@ -251,9 +252,71 @@ class MultiSpec(Words):
     @property
     def scores(self) -> tuple[str, ...]:
         """METRIC, the mean over the tasks that have it, and TASK/METRIC; `until` may wait for."""
-        own = {name: task.scores for name, task in self.tasks.items()}
-        means = dict.fromkeys(metric for metrics in own.values() for metric in metrics)
-        return (*means, *(f"{name}/{metric}" for name in own for metric in own[name]))
+        return _scores({name: task.scores for name, task in self.tasks.items()})
+
+
+class OwnTask(TaskSpec):
+    """One of several tasks that are learned apart, each by a model of its own.
+
+    >>> OwnTask(model="m:net", train="m:train", test="m:test", priority=2).agents
+    1
+    """
+
+    priority: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
+    """How much its progress counts beside that of the others; 0 waits."""
+    agents: Annotated[int, Field(strict=True, ge=1)] = 1
+    """On how many agents it is learned at once, each with a model of its own."""
+    optimizer: Ref | None = None
+    """Of this task, where the job's does not do."""
+
+
+class SeparateSpec(Words):
+    """Several tasks, each with a model of its own, whose learners may teach one another.
+
+    >>> task = OwnTask(model="m:net", train="m:train", test="m:test", agents=2)
+    >>> SeparateSpec(tasks={"digits": task}).pupils
+    {'digits': 'digits', 'digits-2': 'digits'}
+    """
+
+    kind: Literal["separate"] = "separate"
+    """What kind of task it is: separate where each of the tasks below has a model of its own."""
+    tasks: Annotated[dict[str, OwnTask], Field(min_length=1)]
+    """The tasks, each under its name, with the keys of a supervised one."""
+
+    @check("tasks")
+    @classmethod
+    def _names_are_files(cls, tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:
+        for name in tasks:
+            if not SLUG.fullmatch(name):
+                raise JobError(
+                    f"expected letters, digits, '-' and '_' (64 at most), found {name!r}; rename it"
+                )
+        pupils = [name for task in tasks for name in _pupils(task, tasks[task].agents)]
+        if twice := [name for name in pupils if pupils.count(name) > 1]:
+            raise JobError(
+                f"expected names of their own for all learners, found {twice[0]} twice: the second "
+                "agent of a task learns it under the task's name and -2; rename a task"
+            )
+        return tasks
+
+    @property
+    def pupils(self) -> dict[str, str]:
+        """Everybody who learns, with the name of the task."""
+        return {name: task for task in self.tasks for name in _pupils(task, self.tasks[task].agents)}
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """METRIC, the mean over the tasks that have it, and TASK/METRIC; `until` may wait for."""
+        return _scores({name: task.scores for name, task in self.tasks.items()})
+
+
+def _pupils(task: str, num_agents: int) -> list[str]:
+    return [task, *(f"{task}-{number}" for number in range(2, num_agents + 1))]
+
+
+def _scores(own: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    means = dict.fromkeys(metric for metrics in own.values() for metric in metrics)
+    return (*means, *(f"{name}/{metric}" for name in own for metric in own[name]))
 
 
 class Script(Words):
@@ -292,7 +355,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-AnySpec = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | MultiSpec
+AnySpec = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | MultiSpec | SeparateSpec
 KINDS: tuple[str, ...] = tuple(spec.model_fields["kind"].default for spec in get_args(AnySpec))
 
 

@@ -1,0 +1,104 @@
+"""What agents that learn tasks of their own and their coordinator say to one another.
+
+There are no terms and no rounds here: each agent is told what it holds, and tells what it did.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from coterie.transport.messages import Wire
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+# -- agent to coordinator ------------------------------------------------------------------------
+
+
+class Able(Wire):
+    """What I can learn and how long a step of it takes here, what I cannot, and what I hold."""
+
+    kind: Literal["able"] = "able"
+    step_s: dict[str, Seconds]  # by task
+    refused: dict[str, str] = {}  # by task, in a sentence
+    holds: dict[str, Count] = {}  # steps, by learner
+
+
+class Learned(Wire):
+    """How far a learner is, and what it sent and read so far."""
+
+    kind: Literal["learned"] = "learned"
+    pupil: str
+    num_steps: Count
+    num_samples: Count
+    data_epoch: Count
+    position: Count  # samples of that epoch that are learned
+    num_epochs: Seconds  # in parts
+    loss: float
+    step_s: Seconds
+    metrics: dict[str, float] = {}  # as scored last
+    published_bytes: dict[str, Count] = {}  # by currency
+    heard_bytes: dict[str, Count] = {}
+
+
+class Judged(Wire):
+    """What came of a lesson."""
+
+    kind: Literal["judged"] = "judged"
+    pupil: str
+    teacher: str
+    currency: str
+    verdict: Literal["accepted", "refused"]
+    reason: str
+    num_bytes: Count
+    num_steps: Count  # of the pupil
+    behind_steps: int = 0  # by which the teacher's lesson is older
+    weight: Seconds = 0.0  # that it was given
+    gain: float | None = None  # of held-out utility, where it was measured
+
+
+class Kinship(Wire):
+    """The loss of my model, and of others' models, on my own samples."""
+
+    kind: Literal["kinship"] = "kinship"
+    pupil: str
+    num_steps: Count
+    own: float
+    others: dict[str, float]
+
+
+class LaidDown(Wire):
+    """I hold this learner no more; its state was sent before."""
+
+    kind: Literal["laid-down"] = "laid-down"
+    pupil: str
+    num_steps: Count
+
+
+class Broke(Wire):
+    """A learner cannot go on, in one sentence; the others do."""
+
+    kind: Literal["broke"] = "broke"
+    pupil: str
+    reason: str
+
+
+# -- coordinator to agent ------------------------------------------------------------------------
+
+
+class Duties(Wire):
+    """All that you hold from now on, and whom each may hear.
+
+    A learner that goes on from elsewhere has the steps of the state that was sent before this.
+    """
+
+    kind: Literal["duties"] = "duties"
+    pupils: dict[str, Count]
+    groups: tuple[tuple[str, ...], ...] = ()  # who teach one another; none: nobody does
+    board: str = ""  # where it listens
+
+
+FromPupils = Able | Learned | Judged | Kinship | LaidDown | Broke
