@@ -17,6 +17,7 @@ from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
 from coterie.refusals import checked, shown
+from coterie.sharing import Sharing, check_apart
 from coterie.specs import (
     BUDGETS,
     SLUG,
@@ -24,6 +25,7 @@ from coterie.specs import (
     Positive,
     Ref,
     Script,
+    SeparateSpec,
     TaskSpec,
     Words,
     shorter,
@@ -173,6 +175,8 @@ class Job(Words):
     """Whether the same job ends with the same bits; asks for a strategy by name."""
     until: dict[str, Finite]
     """The first one reached ends the run: epochs, steps, minutes, or a metric of the task."""
+    knowledge: Sharing | None = None
+    """How separate tasks teach one another; without it each learns alone."""
     agents: Agents = Agents()
     """Who learns; a number is as many of this machine."""
     listen: str = "127.0.0.1:0"
@@ -244,6 +248,19 @@ class Job(Words):
         return self
 
     @check_whole(mode="after")
+    def _shares_what_is_apart(self) -> Job:
+        if isinstance(self.task, SeparateSpec):
+            told = {"strategy": self.strategy != "auto", "baselines": bool(self.baselines)}
+            told |= {"deterministic": self.deterministic, "agents.spares": self.agents.spares > 0}
+            check_apart(self.task, self.knowledge, [key for key in told if told[key]])
+        elif self.knowledge is not None:
+            raise JobError(
+                "expected knowledge beside a task of the kind separate, found it beside another; "
+                "leave it out, or say task: {kind: separate, tasks: ...}"
+            )
+        return self
+
+    @check_whole(mode="after")
     def _hangs_together(self) -> Job:
         possible = (*BUDGETS, *(self.task.scores if self.task else ()))
         unknown = [name for name in self.until if name not in possible]
@@ -252,7 +269,7 @@ class Job(Words):
                 f"expected in until one or more of {', '.join(possible)}, "
                 f"found {', '.join(unknown) or 'none'}; name one of these or add a metric"
             )
-        if self.script is not None:
+        if self.script is not None or isinstance(self.task, SeparateSpec):
             return self
         if self.agents.num_known is not None and self.batch < self.agents.num_known:
             raise JobError(

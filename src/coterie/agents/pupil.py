@@ -64,7 +64,7 @@ class TaskPupil:
         self._held, self._learned = _parted(task.num_train, place.held_out, own)
         self._stream = Stream(len(self._learned), own)
         self.data_epoch, self.position = 0, 0
-        self.num_samples = 0
+        self.num_learned = 0  # samples, each as often as it was
         self.published_bytes: dict[str, int] = {}  # by currency
         self.heard_bytes: dict[str, int] = {}
         self._learner.teach_with(self)
@@ -83,6 +83,11 @@ class TaskPupil:
     def num_steps(self) -> int:
         """Optimizer steps so far."""
         return self._learner.num_steps
+
+    @property
+    def num_samples(self) -> int:
+        """Training samples of its own: the evidence behind what it teaches."""
+        return len(self._learned)
 
     @property
     def num_epochs(self) -> float:
@@ -164,7 +169,7 @@ class TaskPupil:
         order = self._stream.order(self.data_epoch)
         chosen = order[self.position : self.position + self.place_of.batch]
         loss = self._learner.step([int(self._learned[i]) for i in chosen])
-        self.num_samples += len(chosen)
+        self.num_learned += len(chosen)
         self.position += len(chosen)
         if self.position >= len(self._learned):
             self.data_epoch, self.position = self.data_epoch + 1, 0
@@ -212,7 +217,7 @@ class TaskPupil:
             "private": copied(self._learner.private()),
             "data_epoch": self.data_epoch,
             "position": self.position,
-            "num_samples": self.num_samples,
+            "num_learned": self.num_learned,
             "published_bytes": dict(self.published_bytes),
             "heard_bytes": dict(self.heard_bytes),
         }
@@ -220,7 +225,7 @@ class TaskPupil:
     def _stand(self, state: dict[str, Any]) -> None:
         self._learner.restore(state["weights"], state["private"])
         self.data_epoch, self.position = state["data_epoch"], state["position"]
-        self.num_samples = state["num_samples"]
+        self.num_learned = state["num_learned"]
         self.published_bytes = dict(state["published_bytes"])
         self.heard_bytes = dict(state["heard_bytes"])
 
@@ -291,7 +296,7 @@ def _head_of(model: nn.Module) -> str:
     """
     if HEAD in dict(model.named_children()):
         return HEAD
-    bare = [n for n, m in model.named_modules() if any(m.parameters(recurse=False))]
+    bare = [n for n, m in model.named_modules() if list(m.parameters(recurse=False))]
     return bare[-1]
 
 

@@ -45,19 +45,27 @@ class Learned(Wire):
 
 
 class Judged(Wire):
-    """What came of a lesson."""
+    """What came of a lesson: the reason that it was refused for, or none, and what it gained."""
 
     kind: Literal["judged"] = "judged"
     pupil: str
     teacher: str
     currency: str
-    verdict: Literal["accepted", "refused"]
-    reason: str
     num_bytes: Count
     num_steps: Count  # of the pupil
-    behind_steps: int = 0  # by which the teacher's lesson is older
-    weight: Seconds = 0.0  # that it was given
-    gain: float | None = None  # of held-out utility, where it was measured
+    reason: str = ""
+    gain: float = 0.0  # of held-out utility, by all lessons of that moment
+    gain_error: float = 0.0
+    weight: Seconds = 0.0  # among them, 0 to 1
+
+
+class Cut(Wire):
+    """The board could not be reached: this learner goes on alone for now."""
+
+    kind: Literal["cut"] = "cut"
+    pupil: str
+    num_steps: Count
+    reason: str
 
 
 class Kinship(Wire):
@@ -68,6 +76,14 @@ class Kinship(Wire):
     num_steps: Count
     own: float
     others: dict[str, float]
+
+
+class Kept(Wire):
+    """The files of this learner's state were sent, as it stood after so many steps."""
+
+    kind: Literal["kept"] = "kept"
+    pupil: str
+    num_steps: Count
 
 
 class LaidDown(Wire):
@@ -101,4 +117,4 @@ class Duties(Wire):
     board: str = ""  # where it listens
 
 
-FromPupils = Able | Learned | Judged | Kinship | LaidDown | Broke
+FromPupils = Able | Learned | Judged | Cut | Kinship | Kept | LaidDown | Broke

@@ -1,0 +1,370 @@
+"""The coordinator of agents that learn tasks of their own: who learns what, where, and until when.
+
+There are no terms and no rounds: nobody waits for anybody. An agent is told what it holds, learns
+on by itself, and tells how far it is. When it dies, its learners go on elsewhere from the state
+that they told last; when this coordinator dies, they learn on and tell the next one what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coterie.code import digests
+from coterie.config import Job
+from coterie.coordinator.homes import Homes, homes
+from coterie.coordinator.kin import kin_groups
+from coterie.coordinator.register import Record, Register, files_of, spread
+from coterie.coordinator.run import Resume
+from coterie.transport import messages as say
+from coterie.transport.duties import Able, Broke, Cut, Judged, Kept, Kinship, LaidDown, Learned
+from coterie.transport.parcels import Assembly
+
+PROGRESS_S = 0.5
+END_S = 10.0  # for last words
+Event = Mapping[str, Any]
+
+
+class School:
+    """One run from its first word to its last; `past` are the events of one that died in it.
+
+    >>> from coterie.specs import OwnTask, SeparateSpec
+    >>> greek = OwnTask(model="m:net", train="m:train", test="m:test")
+    >>> job = Job(name="x", task=SeparateSpec(tasks={"greek": greek}), optimizer="torch.optim:SGD",
+    ...           batch=8, until={"steps": 9})
+    >>> school = School(job, num_agents=2)
+    >>> school.start(now_s=0.0)
+    >>> school.tick(now_s=61.0)
+    >>> school.run.failure[:42]
+    'expected 2 agents within 60 s, found none;'
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        num_agents: int,
+        resume: Resume | None = None,
+        past: Sequence[Event] = (),
+    ) -> None:
+        self.run = Register(job, num_agents)
+        self._progress_s = self._ended_s = 0.0
+        self._returned = bool(past)
+        if resume is not None:
+            for record in self.run.learners.values():
+                record.files = files_of(record.name, resume.files)
+                record.kept_steps = resume.meta["steps"].get(record.name, 0)
+            self.run.before_s = float(resume.meta.get("elapsed_s", 0.0))
+        for event in past:
+            self._remember(event)
+
+    def start(self, now_s: float) -> None:
+        """The clock begins."""
+        self.run.now_s = self.run.started_s = self.run.began_s = now_s
+
+    def receive(self, name: str, message: Any, now_s: float) -> None:
+        """An agent said something."""
+        run = self.run
+        run.now_s = now_s
+        if name in run.members:
+            run.members[name].pulse.beat(now_s)
+        match message:
+            case say.Hello():
+                self._hello(message)
+            case Able():
+                self._able(name, message)
+            case Learned() | Judged() | Cut() | Kinship() | Kept() | Broke():
+                record = run.learners.get(message.pupil)
+                if record is not None and record.home == name:
+                    self._of_learner(name, record, message)
+            case say.State():
+                run.assemblies.setdefault(name, Assembly()).add(message)
+            case LaidDown():
+                self._laid_down(name, message)
+            case say.Refused(reason=reason) | say.Failed(reason=reason):
+                self._part_with(name, reason)
+            case say.Bye(reason=reason):
+                self._part_with(name, reason or "it left")
+        self._settle()
+
+    def lost(self, name: str, reason: str, now_s: float) -> None:
+        """An agent, or the board's process, is dead."""
+        self.run.now_s = now_s
+        if name == say.HUB:
+            self.run.hub = None
+            self.run.event("server", state="lost", reason=reason)
+        self._part_with(name, reason)
+        self._settle()
+
+    def stop(self, reason: str) -> None:
+        """End early, resumably."""
+        self.run.stopping = reason
+        self._settle()
+
+    def tick(self, now_s: float) -> None:
+        """Time has passed."""
+        run = self.run
+        run.now_s = now_s
+        for name, member in list(run.members.items()):
+            if not run.leaving and now_s > member.pulse.suspect_s():
+                # Should it be heard again, it is asked who it is, and what it holds by then.
+                run.evicted.append(name)
+                self._part_with(name, f"silent for {now_s - member.pulse.heard_s:.1f} s")
+        if run.plan is not None and now_s - self._progress_s >= PROGRESS_S:
+            self._progress_s = now_s
+            run.event("progress", **self.progress())
+        self._settle()
+
+    # -- who is here ------------------------------------------------------------------------------
+
+    def _hello(self, hello: say.Hello) -> None:
+        run = self.run
+        if hello.name == say.HUB:
+            if run.hub != hello:
+                run.hub = hello
+                run.event("server", state="joined", pid=hello.pid)
+                run.tell(say.HUB, say.Welcome(job={"kind": "separate"}))
+            return
+        run.joined(hello)
+        run.event("agent", member=hello.name, state="joined", cores=hello.cores, pid=hello.pid)
+        job = run.job.model_dump(by_alias=True, mode="json")
+        source = run.source if run.job.agents.ship else {}
+        run.tell(hello.name, say.Welcome(job=job, code=digests(run.source), source=source))
+
+    def _able(self, name: str, able: Able) -> None:
+        run = self.run
+        if name not in run.members:
+            return
+        run.able[name] = able
+        run.told.pop(name, None)
+        run.event("agent", member=name, state="ready", cores=run.members[name].hello.cores)
+        for task, reason in able.refused.items():
+            run.event("warning", text=f"{name} cannot learn {task}: {reason}")
+        for held, num_steps in able.holds.items():
+            record = run.learners.get(held)
+            if record is not None and record.home in ("", name) and not record.broken:
+                record.home, record.moving_to, record.since_s = name, "", run.now_s
+                record.kept_steps = max(record.kept_steps, num_steps)
+        self._look_for_homes(f"{name} is here")
+
+    def _part_with(self, name: str, reason: str) -> None:
+        """Go on without an agent: what it held goes on elsewhere, from what was told last."""
+        run = self.run
+        if run.members.pop(name, None) is None:
+            return
+        run.able.pop(name, None)
+        run.told.pop(name, None)
+        run.assemblies.pop(name, None)
+        if run.leaving:
+            return
+        run.losses[name] = run.losses.get(name, 0) + 1
+        run.event("agent", member=name, state="lost", reason=reason)
+        for record in run.learners.values():
+            if record.home == name:
+                record.home, record.moving_to = "", ""
+        self._look_for_homes(f"{name} is gone")
+
+    # -- what learners tell -----------------------------------------------------------------------
+
+    def _of_learner(self, name: str, record: Record, message: Any) -> None:
+        run = self.run
+        match message:
+            case Learned():
+                if message.metrics != record.metrics:
+                    figures = {"metrics": message.metrics, "steps": message.num_steps}
+                    run.event("learned", pupil=record.name, member=name, **figures)
+                record.learned = message
+            case Judged():
+                self._judged(record, message)
+            case Cut(reason=reason, num_steps=num_steps):
+                run.event("board_failed", pupil=record.name, num_steps=num_steps, reason=reason)
+            case Kinship():
+                run.kinship[record.name] = {**message.others, record.name: message.own}
+                self._group()
+            case Kept():
+                self._kept(name, record, message.num_steps)
+            case Broke(reason=reason):
+                record.broken = reason
+                text = f"{record.name} on {name} cannot go on: {reason}; the others do"
+                run.event("warning", text=text, pupil=record.name)
+                self._look_for_homes(f"{record.name} has ended")
+
+    def _judged(self, record: Record, message: Judged) -> None:
+        kind = "lesson_refused" if message.reason else "lesson_taken"
+        record.num_refused += bool(message.reason)
+        record.num_taken += not message.reason
+        told = {"pupil", "teacher", "currency", "num_bytes", "num_steps"}
+        told |= {"reason"} if message.reason else {"gain", "gain_error", "weight"}
+        self.run.event(kind, **message.model_dump(include=told))
+
+    def _kept(self, name: str, record: Record, num_steps: int) -> None:
+        come = self.run.assemblies.get(name, Assembly()).files
+        if files := files_of(record.name, come):
+            for path in files:
+                del come[path]
+            record.files, record.kept_steps = files, num_steps
+            self.run.save()
+
+    def _laid_down(self, name: str, message: LaidDown) -> None:
+        record = self.run.learners.get(message.pupil)
+        if record is not None and record.home == name and record.moving_to:
+            self._move_in(record, record.moving_to)
+
+    def _group(self) -> None:
+        """Who teaches whom, once all have tried the others' models on their own samples."""
+        run = self.run
+        if run.job.knowledge is None or run.job.knowledge.groups != "auto":
+            return
+        names = [r.name for r in run.learners.values() if not r.broken]
+        if any(name not in run.kinship for name in names):
+            return
+        groups = kin_groups(names, run.kinship)
+        if groups != run.groups:
+            run.groups = groups
+            run.event("groups", groups=groups, losses=dict(run.kinship))
+
+    # -- where they learn -------------------------------------------------------------------------
+
+    def _look_for_homes(self, cause: str) -> None:
+        run = self.run
+        if run.leaving or (run.plan is None and not self._may_begin()):
+            return
+        found = homes(run.wanting(), run.hosts(), run.groups)
+        if run.plan is None:
+            self._begin()
+        self._refuse(found)
+        for name, home in found.of.items():
+            record = run.learners[name]
+            if record.home and record.home != home:
+                record.moving_to = home
+            elif not record.home:
+                self._move_in(record, home)
+        settled = {name: run.learners[name].home for name in found.of}
+        if settled != run.plan:
+            run.plan = settled
+            text = spread([r for r in run.learners.values() if not r.broken])
+            run.event("homes", homes=settled, cause=cause, text=text)
+
+    def _may_begin(self) -> bool:
+        run = self.run
+        late = run.now_s - run.started_s > run.job.agents.join_timeout_s
+        return bool(run.able) and (len(run.able) >= run.num_agents or late or self._returned)
+
+    def _begin(self) -> None:
+        run = self.run
+        run.began_s, run.plan = run.now_s, {}
+        sharing = run.job.knowledge
+        if sharing is not None and sharing.groups != "auto":
+            run.groups = sharing.groups_of(run.spec.pupils)
+
+    def _refuse(self, found: Homes) -> None:
+        """A task that no agent can learn ends here, if all who are to come have looked at it."""
+        run = self.run
+        for name in found.homeless:
+            record = run.learners[name]
+            whys = [a.refused[record.task] for a in run.able.values() if record.task in a.refused]
+            if whys and len(whys) == len(run.able) and not record.broken:
+                record.broken = whys[0]
+                text = f"{name} is learned by nobody: {whys[0]}; the others are"
+                run.event("warning", text=text, pupil=name)
+
+    def _move_in(self, record: Record, home: str) -> None:
+        run = self.run
+        goes_on = record.learned is not None or record.kept_steps > 0
+        if goes_on:
+            run.num_handed_over += 1
+            again = max(0, record.num_steps - record.kept_steps)
+            told = {"pupil": record.name, "to": home, "from_steps": record.kept_steps}
+            run.event("handover", **told, steps_again=again)
+        record.home, record.moving_to, record.since_s = home, "", run.now_s
+
+    # -- from here to the end ---------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Do what follows of all that is known by now."""
+        run = self.run
+        if run.done:
+            return
+        if run.leaving:
+            if not run.members or run.now_s - self._ended_s > END_S:
+                run.save()
+                run.event("progress", **self.progress())
+                run.done = True
+            return
+        late = run.now_s - run.started_s > run.job.agents.join_timeout_s
+        if run.plan is None and late and run.able:
+            self._look_for_homes("those who are late are not waited for")
+        if run.plan is None and late and not run.able:
+            wanted = f"{run.num_agents} agents within {run.job.agents.join_timeout_s:.0f} s"
+            run.fail(f"expected {wanted}, found none; look into their logs, or start them sooner")
+        elif run.plan is not None and all(r.broken for r in run.learners.values()):
+            whys = "; ".join(f"{r.name}: {r.broken}" for r in run.learners.values())
+            run.fail(f"expected a task that can be learned, found none ({whys}); mend one")
+        elif run.stopping or (run.plan is not None and run.reached()):
+            self._leave()
+        else:
+            run.tell_duties()
+
+    def _leave(self) -> None:
+        self.run.leaving, self._ended_s = True, self.run.now_s
+        self.run.tell_all(say.Stop(reason=self.run.stopping or self.run.reached()))
+
+    # -- what is told -----------------------------------------------------------------------------
+
+    def progress(self) -> dict[str, Any]:
+        """How far all are."""
+        run = self.run
+        told = [r.learned for r in run.learners.values() if r.learned]
+        losses = [t.loss for t in told if t.loss == t.loss]
+        elapsed_s, part = run.elapsed_s, run.fraction()
+        num_samples = sum(t.num_samples for t in told)
+        return {
+            "steps": min((r.num_steps for r in run.active), default=run.job.until.get("steps")),
+            "data_epoch": min((t.data_epoch for t in told), default=0),
+            "loss": sum(losses) / len(losses) if losses else None,
+            "samples": num_samples,
+            "per_s": num_samples / elapsed_s if elapsed_s else 0.0,
+            "elapsed_s": elapsed_s,
+            "eta_s": elapsed_s * (1 / part - 1) if part > 0.02 else None,
+            "fraction": part,
+            "metrics": run.metrics,
+            "pupils": {r.name: r.row() for r in run.learners.values()},
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What the run came to."""
+        run = self.run
+        sent: dict[str, int] = {}
+        for record in run.learners.values():
+            for currency, num in (record.learned.published_bytes if record.learned else {}).items():
+                sent[currency] = sent.get(currency, 0) + num
+        records = list(run.learners.values())
+        return {
+            "accuracy": run.metrics.get("accuracy"),
+            "metrics": run.metrics,
+            "agents": run.num_agents,
+            "seconds": run.elapsed_s,
+            "steps": sum(r.num_steps for r in records),
+            "kills_survived": sum(run.losses.values()),
+            "handed_over": run.num_handed_over,
+            "lessons_taken": sum(r.num_taken for r in records),
+            "lessons_refused": sum(r.num_refused for r in records),
+            "published_bytes": sent,
+            "groups": run.groups,
+            "pupils": {r.name: r.row() for r in records},
+        }
+
+    def _remember(self, event: Event) -> None:
+        """Know again what a coordinator that died put on record."""
+        run = self.run
+        record = run.learners.get(str(event.get("pupil", "")))
+        match event["kind"]:
+            case "progress":
+                run.before_s = float(event.get("elapsed_s") or 0.0)
+            case "lesson_taken" if record:
+                record.num_taken += 1
+            case "lesson_refused" if record:
+                record.num_refused += 1
+            case "groups":
+                run.groups = tuple(tuple(group) for group in event["groups"])
+            case "handover":
+                run.num_handed_over += 1
