@@ -268,6 +268,9 @@ class OwnTask(TaskSpec):
     """On how many agents it is learned at once, each with a model of its own."""
     optimizer: Ref | None = None
     """Of this task, where the job's does not do."""
+    classes: list[str] | None = None
+    """What each class means to all tasks, in the order of predictions; by default they are its
+    own."""
 
 
 class SeparateSpec(Words):

@@ -120,7 +120,10 @@ class StarBoard:
     """An agent's end of the board: it reads by itself what others published, and never waits."""
 
     def __init__(
-        self, mail: Mail, max_age_s: float = 600.0, clock: Callable[[], float] = time.monotonic
+        self,
+        mail: Mail | None = None,
+        max_age_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mail, self._clock = mail, clock
         self._copy = MemoryBoard(MOST_BYTES, max_age_s, clock)
@@ -136,8 +139,7 @@ class StarBoard:
     def publish(self, data: bytes) -> None:
         """Show a lesson to all; JoinError where the board has been silent for long."""
         self._copy.publish(data)
-        self._check()
-        self._mail.post(HUB, BOARD, PUBLISH + data)
+        self._reached().post(HUB, BOARD, PUBLISH + data)
         self.sent_bytes += len(data)
 
     def since(self, cursor: int) -> Heard:
@@ -146,6 +148,8 @@ class StarBoard:
         return self._copy.since(cursor)
 
     def _read(self) -> None:
+        if self._mail is None:
+            return
         while self._mail.waiting(ANSWERS):
             _, answer = self._mail.fetch(ANSWERS)
             self._take(answer)
@@ -166,11 +170,15 @@ class StarBoard:
             self.received_bytes += len(data)
             self._copy.publish(data)
 
-    def _check(self) -> None:
+    def _reached(self) -> Mail:
+        """The road to the board; JoinError where nothing is heard from there."""
+        if self._mail is None:
+            raise JoinError("no board is here yet")
         silent_s = self._clock() - self._heard_s
         if self._mail.lost or (self._asked_s is not None and silent_s > SILENT_S):
             self._mail.forget(BOARD)  # it would be old when it arrived
             raise JoinError(self._mail.lost or f"the board has not answered for {silent_s:.0f} s")
+        return self._mail
 
 
 def _cut(told: memoryview) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from coterie.agents.attend import attend
 from coterie.agents.draws import repeatable
 from coterie.agents.grant import Grant
 from coterie.agents.learner import Learner, Setup, best_device
@@ -26,6 +27,7 @@ from coterie.config import Job, load_job, parse_job
 from coterie.errors import CoterieError, JobError, JoinError, TrainingError
 from coterie.machine import cores, memory_available_bytes
 from coterie.parent import Watch
+from coterie.specs import SeparateSpec
 from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate
 from coterie.transport.control import ControlClient
@@ -112,6 +114,8 @@ def _part(
             if job.script is not None:
                 seat = Seat(first, job, files, perform, client.tell, lambda: client.given_up)
                 return _said(follow(seat)), False
+            if isinstance(job.task, SeparateSpec):
+                return _said(attend(job, first, key, client, perform)), False
             worker = Worker(name, learner or _built(job), hello=first, granted=_granted(first))
             if files:
                 worker.resume(files)

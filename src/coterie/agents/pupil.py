@@ -10,18 +10,21 @@ C classes.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from coterie.agents.learner import Learner, Setup
-from coterie.agents.state import copied, pack_state, unpack_state
+from coterie.agents.snapshot import MODEL_FILE
+from coterie.agents.state import copied, pack_state, tensor_parts, unpack_state
 from coterie.agents.stream import Stream
 from coterie.errors import CheckpointError, JobError, TrainingError
 from coterie.knowledge.pupil import Moment, Term
@@ -32,6 +35,7 @@ from coterie.types import Batch, Layout
 MOST_HELD_OUT = 256  # samples that lessons are judged by
 MOST_EXAMPLES = 2048  # samples that are looked at to teach what they look like
 TRUNK, HEAD = "trunk", "head"
+STATE_FILE = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -199,20 +203,32 @@ class TaskPupil:
         self._stand(copied(state))
         self._learner.terms = dict(terms)
 
-    def to_bytes(self) -> bytes:
-        """All that another agent needs to go on as this one; what it attends to is heard anew."""
-        return pack_state(self._state())
+    def files(self) -> dict[str, bytes]:
+        """The model as a plain safetensors file, and all else that another agent goes on by.
 
-    def go_on(self, data: bytes) -> None:
+        What it attends to and whom it trusts is not in it: lessons are heard anew there.
+        """
+        state = self._state()
+        weights = state.pop("weights")
+        return {
+            f"{self.name}/{MODEL_FILE}": b"".join(tensor_parts(weights, {})),
+            f"{self.name}/{STATE_FILE}": pack_state(state),
+        }
+
+    def go_on(self, files: Mapping[str, bytes]) -> None:
         """Go on from where another agent stood; CheckpointError for another model's state."""
-        state = unpack_state(data)
-        if not isinstance(state, dict) or state.get("pupil") != self.name:
-            raise CheckpointError(f"expected the state of {self.name}, found another's")
-        self._stand(state)
+        try:
+            weights = safetensors.torch.load(files[f"{self.name}/{MODEL_FILE}"])
+            state = unpack_state(files[f"{self.name}/{STATE_FILE}"])
+        except (LookupError, SafetensorError) as error:
+            raise CheckpointError(
+                f"expected the model and the state of {self.name}, found others ({error!r}); "
+                "begin it anew"
+            ) from error
+        self._stand({**state, "weights": weights})
 
     def _state(self) -> dict[str, Any]:
         return {
-            "pupil": self.name,
             "weights": self._learner.weights(),
             "private": copied(self._learner.private()),
             "data_epoch": self.data_epoch,

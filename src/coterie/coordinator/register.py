@@ -101,7 +101,8 @@ class Register:
         self.since_s: dict[str, float] = {}  # that each agent is here
         self.kinship: dict[str, Mapping[str, float]] = {}  # by learner: losses of models on its own
         self.groups: tuple[tuple[str, ...], ...] = ()
-        self.evicted: list[str] = []
+        self.suspects: dict[str, Pulse] = {}  # silent, and perhaps alive
+        self.evicted: list[str] = []  # silent for so long that whoever drives this may end them
         self.assemblies: dict[str, Assembly] = {}  # of states that come in, by agent
         self.told: dict[str, Duties] = {}  # what each agent was told last
         self.now_s = self.started_s = self.began_s = self.before_s = 0.0

@@ -22,6 +22,7 @@ from coterie.transport.parcels import Assembly
 
 PROGRESS_S = 0.5
 END_S = 10.0  # for last words
+ASK_S = 1.0  # between two times that a stranger is asked who it is
 Event = Mapping[str, Any]
 
 
@@ -49,6 +50,7 @@ class School:
         self.run = Register(job, num_agents)
         self._progress_s = self._ended_s = 0.0
         self._returned = bool(past)
+        self._asked_s: dict[str, float] = {}  # when an agent was asked who it is
         if resume is not None:
             for record in self.run.learners.values():
                 record.files = files_of(record.name, resume.files)
@@ -67,6 +69,9 @@ class School:
         run.now_s = now_s
         if name in run.members:
             run.members[name].pulse.beat(now_s)
+        elif name != say.HUB and not isinstance(message, say.Hello | say.Bye):
+            self._ask(name)
+            return
         match message:
             case say.Hello():
                 self._hello(message)
@@ -106,9 +111,12 @@ class School:
         run.now_s = now_s
         for name, member in list(run.members.items()):
             if not run.leaving and now_s > member.pulse.suspect_s():
-                # Should it be heard again, it is asked who it is, and what it holds by then.
-                run.evicted.append(name)
-                self._part_with(name, f"silent for {now_s - member.pulse.heard_s:.1f} s")
+                silent_s = now_s - member.pulse.heard_s
+                self._part_with(name, f"silent for {silent_s:.1f} s")
+                run.suspects[name] = member.pulse
+        for name in [name for name, pulse in run.suspects.items() if now_s > pulse.evict_s()]:
+            del run.suspects[name]
+            run.evicted.append(name)
         if run.plan is not None and now_s - self._progress_s >= PROGRESS_S:
             self._progress_s = now_s
             run.event("progress", **self.progress())
@@ -116,16 +124,24 @@ class School:
 
     # -- who is here ------------------------------------------------------------------------------
 
+    def _ask(self, name: str) -> None:
+        """Ask one that was given up and speaks after all who it is, and what it holds by now."""
+        if self.run.now_s - self._asked_s.get(name, -ASK_S) >= ASK_S:
+            self._asked_s[name] = self.run.now_s
+            self.run.tell(name, say.Who())
+
     def _hello(self, hello: say.Hello) -> None:
         run = self.run
         if hello.name == say.HUB:
             if run.hub != hello:
                 run.hub = hello
                 run.event("server", state="joined", pid=hello.pid)
-                run.tell(say.HUB, say.Welcome(job={"kind": "separate"}))
+                age_s = run.job.knowledge.max_age_s if run.job.knowledge else 0.0
+                run.tell(say.HUB, say.Welcome(job={"kind": "separate", "max_age_s": age_s}))
             return
+        state = "returned" if run.suspects.pop(hello.name, None) else "joined"
         run.joined(hello)
-        run.event("agent", member=hello.name, state="joined", cores=hello.cores, pid=hello.pid)
+        run.event("agent", member=hello.name, state=state, cores=hello.cores, pid=hello.pid)
         job = run.job.model_dump(by_alias=True, mode="json")
         source = run.source if run.job.agents.ship else {}
         run.tell(hello.name, say.Welcome(job=job, code=digests(run.source), source=source))

@@ -64,7 +64,9 @@ def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
     job = _resolved(job)
     origin = _origin(resume)  # a damaged one is refused before anything is started
     with _run_folder(job, runs, resume) as run:
-        if job.agents.num_known == 1 and job.agents.remote == 0 and job.script is None:
+        if isinstance(job.task, SeparateSpec) and _is_one(job):
+            return _in_one(job, run, origin, show)
+        if _is_one(job) and job.script is None:
             return _alone(job, lambda: _setup_of(job), run, origin, show)
         return _follow(run, resume, show)
 
@@ -208,7 +210,7 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
 def _has_begun(events: Path, first: int) -> bool:
     """Whether anything was decided: before, there is nothing that members could hold."""
     told = read(events)[first:] if events.exists() else []
-    return any(event["kind"] == "decision" for event in told)
+    return any(event["kind"] in ("decision", "homes") for event in told)
 
 
 class _Host:

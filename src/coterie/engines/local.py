@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from coterie import code
 from coterie.agents import checkpoint
@@ -20,6 +21,7 @@ from coterie.config import load_job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
+from coterie.coordinator.school import School
 from coterie.engines.bell import ASKED, empty, wakeups
 from coterie.engines.processes import (
     BEREFT,
@@ -37,6 +39,7 @@ from coterie.engines.writer import Writer
 from coterie.errors import CoterieError
 from coterie.machine import cores, memory_available_bytes
 from coterie.parent import die_with_parent
+from coterie.specs import SeparateSpec
 from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
@@ -71,7 +74,12 @@ class Host:
         num_agents = self.job.agents.num_known
         assert num_agents is not None
         goes_on = Resume(resume.files, resume.meta) if resume else None
-        self.coordinator = Coordinator(self.job, num_agents, goes_on, self._past)
+        is_apart = isinstance(self.job.task, SeparateSpec)
+        make: type[Coordinator | School] = School if is_apart else Coordinator
+        if is_apart and past and (saved := checkpoint.good_checkpoints(run)):
+            newest = checkpoint.load(saved[0])  # all that is known of whoever dies meanwhile
+            goes_on = Resume(newest.files, newest.meta)
+        self.coordinator = make(self.job, num_agents, goes_on, self._past)
         self.coordinator.run.by_itself = by_itself
         found = code.texts(self.job)
         self.coordinator.run.source = code.shipped(found) if self.job.agents.ship else found
@@ -312,12 +320,9 @@ class Host:
             self._log.write("warning", text=f"{failure}; going on from {origin}")
             self._goes_on = True
             return BEREFT
-        books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         self._log.write(
             "summary",
-            **summary(c),
-            samples_lost=books.num_lost,
-            samples_repeated=books.num_repeated,
+            **self._figures(),
             checkpoint=str(saved[0]) if saved else None,
             folder=str(self._run),
         )
@@ -329,6 +334,14 @@ class Host:
             kept = f"; the last good checkpoint is {saved[0]}" if saved else ""
             print(f"{failure}{kept}", file=sys.stderr)
         return code
+
+    def _figures(self) -> dict[str, Any]:
+        """What the run came to."""
+        if isinstance(self.coordinator, School):
+            return self.coordinator.summary()
+        books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
+        exact = {"samples_lost": books.num_lost, "samples_repeated": books.num_repeated}
+        return {**summary(self.coordinator.run), **exact}
 
 
 def _keys(run: Path, anew: bool) -> Keys:
