@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.agents import effects as do
+from coterie.agents.kinship import ALONE_STEPS, Enquiry
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.lessons import Metered, currencies_of, rules_of
 from coterie.agents.pupil import Place, TaskPupil
@@ -21,7 +22,7 @@ from coterie.errors import CoterieError
 from coterie.knowledge.board import Board
 from coterie.knowledge.currency import Currency
 from coterie.knowledge.events import BoardFailed, Event, LessonTaken
-from coterie.knowledge.study import Study
+from coterie.knowledge.study import BROKEN, Study
 from coterie.specs import SeparateSpec
 from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate, quoted
@@ -49,17 +50,14 @@ class Seat:
     turns: float = 0.0  # seconds that it had, over its priority: the least is next
     step_s: float = 0.0
     loss: float = math.nan
-    metrics: Mapping[str, float] = None  # type: ignore[assignment]
+    metrics: Mapping[str, float] = field(default_factory=dict)
     told_s: float = -math.inf
     kept_s: float = 0.0
     kept_took_s: float = 0.0
     scored_s: float = -math.inf
     score_took_s: float = 0.0
-    met_steps: int = -1  # at which it taught last
+    enquiry: Enquiry | None = None  # who its kin are, where it is to find out
     was_cut: bool = False
-
-    def __post_init__(self) -> None:
-        self.metrics = {}
 
     def learned(self) -> Learned:
         """How far it is."""
@@ -173,6 +171,8 @@ class Classroom:
                 self.seats[name] = seat
         for name, seat in self.seats.items():
             seat.study.kin = self._kin(name)
+            if duties.groups and seat.enquiry is not None:
+                seat.enquiry.is_over = True  # it is known by now
 
     def _files_of(self, name: str) -> dict[str, bytes]:
         paths = [path for path in self._assembly.files if path.startswith(f"{name}/")]
@@ -202,14 +202,20 @@ class Classroom:
         )
         if files:
             pupil.go_on(files)
+        seat = Seat(self._study(pupil), pupil, self.spec.tasks[task].priority)
+        seat.turns = min((other.turns for other in self.seats.values()), default=0.0)
+        if sharing is not None and sharing.groups == "auto":
+            others = frozenset(self.spec.pupils) - {name}
+            seat.enquiry = Enquiry(others, sharing.every, max(ALONE_STEPS, sharing.after))
+        return seat
+
+    def _study(self, pupil: TaskPupil) -> Study:
+        sharing = self.job.knowledge
         if sharing is None:
-            study = Study(pupil, [])
-        else:
-            if self._currencies is None:
-                self._currencies = currencies_of(sharing, self.job.root)
-            study = Study(pupil, self._currencies, rules_of(sharing))
-        least = min((seat.turns for seat in self.seats.values()), default=0.0)
-        return Seat(study, pupil, self.spec.tasks[task].priority, least)
+            return Study(pupil, [])
+        if self._currencies is None:
+            self._currencies = currencies_of(sharing, self.job.root)
+        return Study(pupil, self._currencies, rules_of(sharing))
 
     def _setup(self, task: str) -> Setup:
         if task not in self._setups:
@@ -253,7 +259,7 @@ class Classroom:
         began_s = yield do.Now()
         try:
             seat.loss = yield do.Compute(lambda: _stepped(seat.pupil), (self.job.batch,))
-            events = yield do.Compute(lambda: self._met(seat), ())
+            words = yield do.Compute(lambda: self._met(seat), ())
         except CoterieError as error:
             del self.seats[seat.pupil.name]
             yield do.Tell(Broke(pupil=seat.pupil.name, reason=str(error)))
@@ -261,21 +267,31 @@ class Classroom:
         now_s = yield do.Now()
         seat.step_s += 0.1 * (now_s - began_s - seat.step_s) if seat.step_s else now_s - began_s
         seat.turns += (now_s - began_s) / max(seat.priority, 1e-9)
-        for event in events:
-            for word in self._told(seat, event):
-                yield do.Tell(word)
+        for word in words:
+            yield do.Tell(word)
         yield from self._report(seat)
 
-    def _met(self, seat: Seat) -> list[Event]:
+    def _met(self, seat: Seat) -> Say:
         """What became of lessons, where it is time for some."""
-        sharing, pupil = self.job.knowledge, seat.pupil
-        if sharing is None or not seat.study.kin or pupil.num_steps < sharing.after:
+        sharing, pupil, study = self.job.knowledge, seat.pupil, seat.study
+        if sharing is None:
             return []
-        if pupil.num_steps % sharing.every or pupil.num_steps == seat.met_steps:
+        board = Metered(self.board, pupil.published_bytes)
+        if seat.enquiry is not None and not seat.enquiry.is_over:
+            found = self._asked(seat, seat.enquiry, board)
+            study.cursor = seat.enquiry.cursor
+            return found
+        if not study.kin or pupil.num_steps < sharing.after or pupil.num_steps % sharing.every:
             return []
-        events = seat.study.meet(Metered(self.board, pupil.published_bytes))
-        seat.met_steps = pupil.num_steps
-        return events
+        return [word for event in study.meet(board) for word in self._told(seat, event)]
+
+    def _asked(self, seat: Seat, enquiry: Enquiry, board: Metered) -> Say:
+        try:
+            found = enquiry.go_on(seat.pupil, board)
+        except BROKEN as error:
+            steps = seat.pupil.num_steps
+            return self._told(seat, BoardFailed(seat.pupil.name, steps, str(error)))
+        return [found] if found is not None else []
 
     def _told(self, seat: Seat, event: Event) -> Say:
         told = event.fields()

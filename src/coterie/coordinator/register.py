@@ -99,7 +99,7 @@ class Register:
         self.hub: say.Hello | None = None  # the board's process
         self.losses: dict[str, int] = {}  # of each agent
         self.since_s: dict[str, float] = {}  # that each agent is here
-        self.kinship: dict[str, Mapping[str, float]] = {}  # by learner: losses of models on its own
+        self.kinship: dict[str, dict[str, tuple[float, float]]] = {}  # by learner: see Kinship
         self.groups: tuple[tuple[str, ...], ...] = ()
         self.suspects: dict[str, Pulse] = {}  # silent, and perhaps alive
         self.evicted: list[str] = []  # silent for so long that whoever drives this may end them

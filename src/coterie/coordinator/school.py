@@ -13,7 +13,6 @@ from typing import Any
 from coterie.code import digests
 from coterie.config import Job
 from coterie.coordinator.homes import Homes, homes
-from coterie.coordinator.kin import kin_groups
 from coterie.coordinator.register import Record, Register, files_of, spread
 from coterie.coordinator.run import Resume
 from coterie.transport import messages as say
@@ -194,7 +193,8 @@ class School:
             case Cut(reason=reason, num_steps=num_steps):
                 run.event("board_failed", pupil=record.name, num_steps=num_steps, reason=reason)
             case Kinship():
-                run.kinship[record.name] = {**message.others, record.name: message.own}
+                run.kinship[record.name] = dict(message.row)
+                run.event("kinship", pupil=record.name, row=message.row)
                 self._group()
             case Kept():
                 self._kept(name, record, message.num_steps)
@@ -202,6 +202,7 @@ class School:
                 record.broken = reason
                 text = f"{record.name} on {name} cannot go on: {reason}; the others do"
                 run.event("warning", text=text, pupil=record.name)
+                self._group()
                 self._look_for_homes(f"{record.name} has ended")
 
     def _judged(self, record: Record, message: Judged) -> None:
@@ -233,10 +234,12 @@ class School:
         names = [r.name for r in run.learners.values() if not r.broken]
         if any(name not in run.kinship for name in names):
             return
-        groups = kin_groups(names, run.kinship)
-        if groups != run.groups:
-            run.groups = groups
-            run.event("groups", groups=groups, losses=dict(run.kinship))
+        from coterie.knowledge.graph import gathered  # its room loads torch
+
+        groups = gathered("cross loss", {name: run.kinship[name] for name in names}).groups()
+        groups = tuple(group for group in groups if len(group) > 1)
+        run.event("groups", groups=groups)
+        run.groups = groups
 
     # -- where they learn -------------------------------------------------------------------------
 
@@ -380,6 +383,8 @@ class School:
                 record.num_taken += 1
             case "lesson_refused" if record:
                 record.num_refused += 1
+            case "kinship" if record:
+                run.kinship[record.name] = {k: tuple(v) for k, v in event["row"].items()}
             case "groups":
                 run.groups = tuple(tuple(group) for group in event["groups"])
             case "handover":

@@ -31,6 +31,7 @@ from coterie.engines.processes import (
 )
 from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.machine import gpus
+from coterie.specs import SeparateSpec
 from coterie.sync.reading import parse
 from coterie.watch.events import follow, read
 from coterie.watch.patience import WARNING
@@ -300,6 +301,11 @@ def _on_interrupt(call: Callable[..., None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_one(job: Job) -> bool:
+    """Whether one agent of this machine learns alone."""
+    return job.agents.num_known == 1 and job.agents.remote == 0
+
+
 # -- one agent: in this process ------------------------------------------------------------------
 
 
@@ -334,3 +340,33 @@ def _alone(
     except CoterieError as error:
         return Result(run, FAILED, {"error": solo.fail(str(error))})
     return Result(run, INTERRUPTED if solo.interrupted else DONE, summary)
+
+
+def apart(
+    job: Job, setups: Mapping[str, Setup], runs: Path, resume: Path | None, show: Show
+) -> Result:
+    """Learn separate tasks in this process, on the setups' own objects."""
+    origin = _origin(resume)
+    with _run_folder(job, runs, resume) as run:
+        return _in_one(job, run, origin, show, setups)
+
+
+def _in_one(
+    job: Job,
+    run: Path,
+    origin: _Origin | None,
+    show: Show,
+    setups: Mapping[str, Setup] | None = None,
+) -> Result:
+    from coterie.engines.one import OneProcess
+
+    try:
+        folder = origin.folder if origin is not None else None
+        one = OneProcess(job, run, show, member_names(job), setups, folder)
+    except CoterieError as error:
+        raise _Refused(str(error)) from None
+    with _on_interrupt(one.stop):
+        summary, failure = one.see_through()
+    if failure:
+        return Result(run, FAILED, {**summary, "error": failure})
+    return Result(run, INTERRUPTED if one.stopped else DONE, summary)

@@ -44,6 +44,7 @@ from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
 from coterie.watch.events import audit, read
+from coterie.watch.lessons import save_graph
 from coterie.watch.patience import PatientLog
 from coterie.watch.said import trim
 from coterie.watch.words import Event
@@ -338,6 +339,7 @@ class Host:
     def _figures(self) -> dict[str, Any]:
         """What the run came to."""
         if isinstance(self.coordinator, School):
+            save_graph(self._run)
             return self.coordinator.summary()
         books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         exact = {"samples_lost": books.num_lost, "samples_repeated": books.num_repeated}

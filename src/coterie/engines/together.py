@@ -99,9 +99,10 @@ class Together:
         mishaps: Sequence[Mishap] = (),
     ) -> None:
         self.job, self._note, self._setups, self._cost = job, note, setups, cost
+        self._keep: Callable[[Checkpoint], None] = lambda point: None
         self.now_s = self._ticked_s = 0.0
         self.past: list[dict[str, Any]] = []
-        self.checkpoints: list[Checkpoint] = []
+        self._newest: list[Checkpoint] = []
         self._num_agents = len(agents)
         self.school: School | None = School(job, len(agents), resume)
         age_s = (job.knowledge or Sharing()).max_age_s
@@ -114,6 +115,16 @@ class Together:
     def board(self) -> MemoryBoard:
         """Where lessons meet."""
         return self._board.board
+
+    def keeping(self, keep: Callable[[Checkpoint], None]) -> Together:
+        """The same, with its checkpoints handed on."""
+        self._keep = keep
+        return self
+
+    def stop(self, reason: str) -> None:
+        """Have it end early, resumably."""
+        if self.school is not None:
+            self.school.stop(reason)
 
     def run(self) -> School:
         """See it through; the coordinator at its end."""
@@ -214,7 +225,9 @@ class Together:
         for name, message in run.outbox:
             if name in self._agents:
                 self._agents[name].inbox.append(message)
-        self.checkpoints = [*self.checkpoints, *run.checkpoints][-1:]
+        for point in run.checkpoints:
+            self._keep(point)
+        self._newest = [*self._newest, *run.checkpoints][-1:]
         for laid_out in (run.log, run.outbox, run.checkpoints, run.evicted):
             laid_out.clear()
 
@@ -246,7 +259,7 @@ class Together:
 
     def _replace(self) -> None:
         """Another coordinator in the place of one that died: it knows what is on record."""
-        newest = [Resume(point.files, point.meta) for point in self.checkpoints]
+        newest = [Resume(point.files, point.meta) for point in self._newest]
         self.school = School(self.job, self._num_agents, newest[0] if newest else None, self.past)
         self.school.start(self.now_s)
         self._tell(self.school, HUB, Hello(**_card(HUB, IN_MEMORY)))

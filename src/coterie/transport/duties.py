@@ -69,13 +69,12 @@ class Cut(Wire):
 
 
 class Kinship(Wire):
-    """The loss of my model, and of others' models, on my own samples."""
+    """How much others' models know of what mine knows of my samples, with standard errors."""
 
     kind: Literal["kinship"] = "kinship"
     pupil: str
     num_steps: Count
-    own: float
-    others: dict[str, float]
+    row: dict[str, tuple[float, float]]
 
 
 class Kept(Wire):
