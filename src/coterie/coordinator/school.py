@@ -20,6 +20,7 @@ from coterie.transport.duties import Able, Broke, Cut, Judged, Kept, Kinship, La
 from coterie.transport.parcels import Assembly
 
 PROGRESS_S = 0.5
+SAVED_S = 2.0  # between two checkpoints
 END_S = 10.0  # for last words
 ASK_S = 1.0  # between two times that a stranger is asked who it is
 Event = Mapping[str, Any]
@@ -47,7 +48,8 @@ class School:
         past: Sequence[Event] = (),
     ) -> None:
         self.run = Register(job, num_agents)
-        self._progress_s = self._ended_s = 0.0
+        self._progress_s = self._ended_s = self._saved_s = 0.0
+        self._is_news = False  # a state that is in no checkpoint yet
         self._returned = bool(past)
         self._asked_s: dict[str, float] = {}  # when an agent was asked who it is
         if resume is not None:
@@ -119,6 +121,9 @@ class School:
         if run.plan is not None and now_s - self._progress_s >= PROGRESS_S:
             self._progress_s = now_s
             run.event("progress", **self.progress())
+        if self._is_news and now_s - self._saved_s >= SAVED_S:
+            self._is_news, self._saved_s = False, now_s
+            run.save()
         self._settle()
 
     # -- who is here ------------------------------------------------------------------------------
@@ -219,7 +224,7 @@ class School:
             for path in files:
                 del come[path]
             record.files, record.kept_steps = files, num_steps
-            self.run.save()
+            self._is_news = True
 
     def _laid_down(self, name: str, message: LaidDown) -> None:
         record = self.run.learners.get(message.pupil)
