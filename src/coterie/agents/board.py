@@ -7,6 +7,7 @@ asked from its beginning.
 
 from __future__ import annotations
 
+import json
 import secrets
 import struct
 import time
@@ -45,20 +46,34 @@ class Keeper:
 
     def __post_init__(self) -> None:
         self._posted: dict[int, tuple[str, float, bytes]] = {}  # number: by whom, when, what
+        self._newest: dict[tuple[str, str], int] = {}  # the number of each topic's lesson
         self._number = self._kept_bytes = 0
 
     def heard(self, origin: str, data: bytes) -> bytes:
         """Take a word of an agent's; the answer to it, if it is to have one."""
         if data[:1] == PUBLISH:
-            self._number += 1
-            self._posted[self._number] = (origin, self.clock(), data[1:])
-            self._kept_bytes += len(data)
+            self._take(origin, data[1:])
             self._tidy()
         elif data[:1] == ASK and len(data) == 1 + _ASKED.size:
             life, cursor = _ASKED.unpack(data[1:])
             self._tidy()
             return self._answer(origin, cursor if life == self.life else 0)
         return b""
+
+    def _take(self, origin: str, data: bytes) -> None:
+        """Keep a lesson, in the place of the one that its teacher gave before."""
+        self._number += 1
+        topic = topic_of(data)
+        if topic is not None and topic in self._newest:
+            self._drop(self._newest[topic])
+        if topic is not None:
+            self._newest[topic] = self._number
+        self._posted[self._number] = (origin, self.clock(), data)
+        self._kept_bytes += len(data)
+
+    def _drop(self, number: int) -> None:
+        if number in self._posted:  # it may have come off already
+            self._kept_bytes -= len(self._posted.pop(number)[2])
 
     def _answer(self, origin: str, first: int) -> bytes:
         told, num_bytes, cursor = [], 0, first
@@ -76,11 +91,9 @@ class Keeper:
     def _tidy(self) -> None:
         oldest_s = self.clock() - self.max_age_s
         for number in list(self._posted):
-            _, at_s, data = self._posted[number]
-            if at_s >= oldest_s and self._kept_bytes <= MOST_BYTES:
+            if self._posted[number][1] >= oldest_s and self._kept_bytes <= MOST_BYTES:
                 return
-            del self._posted[number]
-            self._kept_bytes -= 1 + len(data)
+            self._drop(number)
 
 
 def keep(first: Hello, keeper: Keeper) -> do.Life[str]:
@@ -96,6 +109,19 @@ def keep(first: Hello, keeper: Keeper) -> do.Life[str]:
             return said.reason
         elif isinstance(said, Who):
             yield do.Tell(first)
+
+
+def topic_of(data: bytes) -> tuple[str, str] | None:
+    """The teacher and the currency of a lesson, by the head of its bytes; None for other bytes.
+
+    >>> topic_of(b"no lesson")
+    """
+    try:
+        head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        told = json.loads(head["__metadata__"]["lesson"])
+        return str(told["teacher"]), str(told["currency"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 class Mail(Protocol):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
 
+from coterie.agents.board import topic_of
 from coterie.errors import JobError, LessonError
 from coterie.knowledge.board import Board, Heard
 from coterie.knowledge.currency import Currency
@@ -78,13 +76,15 @@ def rules_of(sharing: Sharing) -> Rules:
 
 
 class Metered:
-    """A board as one learner uses it: it counts what the learner publishes, by currency.
+    """A board as one learner uses it: what it publishes is counted, what is outdated left out.
 
     >>> from coterie.knowledge import Evidence, Lesson, MemoryBoard
     >>> metered = Metered(MemoryBoard(), counts := {})
-    >>> lesson = Lesson("ann", "greek", "labels", 1, {"p": torch.ones(1)}, Evidence(1)).to_bytes()
-    >>> metered.publish(lesson); counts == {"labels": len(lesson)}
-    True
+    >>> for num_steps in (1, 2):
+    ...     lesson = Lesson("ann", "a", "labels", num_steps, {"p": torch.ones(1)}, Evidence(1))
+    ...     metered.publish(lesson.to_bytes())
+    >>> counts == {"labels": 2 * len(lesson.to_bytes())}, len(metered.since(0).lessons)
+    (True, 1)
     """
 
     def __init__(self, board: Board, published_bytes: dict[str, int]) -> None:
@@ -93,27 +93,11 @@ class Metered:
     def publish(self, data: bytes) -> None:
         """Show a lesson, and count it."""
         self._board.publish(data)
-        currency = currency_of(data)
+        _, currency = topic_of(data) or ("", "unknown")
         self._published[currency] = self._published.get(currency, 0) + len(data)
 
     def since(self, cursor: int) -> Heard:
-        """What was published since a cursor."""
-        return self._board.since(cursor)
-
-
-def currency_of(data: bytes) -> str:
-    """The currency of a lesson of one's own, by its bytes."""
-    head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return str(json.loads(head["__metadata__"]["lesson"])["currency"])
-
-
-def losses_on(
-    models: Iterable[tuple[str, Tensor]], loss: Callable[[Tensor], float]
-) -> dict[str, float]:
-    """The loss of each model that has one; others are left out.
-
-    >>> losses_on([("ann", torch.ones(1)), ("bob", torch.full((1,), math.nan))], float)
-    {'ann': 1.0}
-    """
-    found = {name: loss(vector_N) for name, vector_N in models}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        """What was published since a cursor, the newest alone of each teacher in each currency."""
+        cursor, lessons = self._board.since(cursor)
+        newest = {topic_of(data) or number: data for number, data in enumerate(lessons)}
+        return Heard(cursor, tuple(newest.values()))

@@ -119,8 +119,8 @@ class Register:
     missed: frozenset[str] = frozenset()
 
     def is_fenced(self, hello: say.Hello) -> bool:
-        """No server is one too many: the newest keeps the board."""
-        return False
+        """Whether this is a second keeper of the board: the first stays."""
+        return hello.name == say.HUB and self.hub is not None and hello.pid != self.hub.pid
 
     # -- figures ----------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,20 @@ class Edge:
         return Edge(**{**told, "taken": self.taken + 1})
 
 
+_KINDS = {
+    "held-out utility would": "held-out utility would fall",
+    "its teacher is trusted": "its teacher was trusted too little",
+    "it is of step": "it was older than one heard before",
+}
+
+
 def _kind_of(reason: str) -> str:
     """A reason without its figures, so that those alike are counted together.
 
     >>> _kind_of("held-out utility would change by -0.06 ± 0.004 over 256 samples")
     'held-out utility would fall'
     """
-    return "held-out utility would fall" if reason.startswith("held-out utility would") else reason
+    return next((kind for begin, kind in _KINDS.items() if reason.startswith(begin)), reason)
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,18 @@ class Taught:
             "edges": [asdict(edge) for edge in self.edges],
         }
 
+    def lines(self) -> list[str]:
+        """The groups, and what each taught each other, in sentences."""
+        groups = [f"Who taught one another: {'; '.join(' and '.join(g) for g in self.groups)}."]
+        told = [_edge_words(edge) for edge in self.edges]
+        return [*(groups if self.groups else ()), *(told or ["No lesson was looked at yet."])]
+
+    def matrices(self) -> dict[str, list[list[float | None]]]:
+        """Lessons taken, by teacher and pupil; None where there were none."""
+        taken = {(e.teacher, e.pupil): float(e.taken) for e in self.edges if e.taken}
+        rows = [[taken.get((a, b)) for b in self.pupils] for a in self.pupils]
+        return {"help_MM": rows, "error_MM": [[0.0 for _ in row] for row in rows]}
+
     def save(self, path: Path) -> Path:
         """Write it as what the name ends in: .json or .graphml; JobError for another ending."""
         writers = {".json": self._json, ".graphml": self._graphml}
@@ -141,21 +160,20 @@ def save_graph(run: Path) -> Path:
     return Taught.of(read(run / "events.jsonl")).save(run / GRAPH)
 
 
-def sentences(events: Sequence[Event], each: int = 0) -> Iterator[str]:
-    """What became of learners and of lessons, in plain words, `each` lesson among them at most."""
+def sentences(events: Sequence[Event]) -> Iterator[str]:
+    """What became of learners and of every lesson, in plain words and in their order; then all.
+
+    >>> taken = {"kind": "lesson_taken", "teacher": "ann", "pupil": "bob", "currency": "labels",
+    ...          "num_steps": 40, "num_bytes": 370, "gain": 0.02, "gain_error": 0.01}
+    >>> print(*sentences([taken]), sep="\\n")
+    bob took a lesson in labels from ann at step 40: held-out utility +0.02 ± 0.01, 370 bytes.
+    bob took 1 and refused 0 lessons of ann, at a gain of +0.02 each on the mean.
+    """
     for event in events:
         if words := _WORDS.get(str(event.get("kind"))):
             yield words(event)
-    told = Taught.of(events)
-    for edge in told.edges:
+    for edge in Taught.of(events).edges:
         yield _edge_words(edge)
-    lessons = [e for e in events if e.get("kind") in ("lesson_taken", "lesson_refused")]
-    if len(lessons) > each:
-        yield f"Of {len(lessons):,} lessons the last {min(each, len(lessons))}:" if each else (
-            f"Altogether {len(lessons):,} lessons were looked at; --lessons N tells the last N."
-        )
-    for event in lessons[len(lessons) - each :] if each else ():
-        yield lesson_words(event)
 
 
 def lesson_words(event: Event) -> str:
@@ -197,7 +215,9 @@ def _groups_words(event: Event) -> str:
     return f"Who teach one another, by how models do on one another's samples: {told}."
 
 
-_WORDS = {
+_WORDS: Mapping[str, Callable[[Event], str]] = {
+    "lesson_taken": lesson_words,
+    "lesson_refused": lesson_words,
     "homes": lambda e: f"Because {text_of(e, 'cause')}: {text_of(e, 'text')}.",
     "handover": _handover_words,
     "groups": _groups_words,
