@@ -10,7 +10,7 @@ from coterie.agents import checkpoint
 from coterie.agents.learner import Setup
 from coterie.config import Job
 from coterie.coordinator.run import Resume
-from coterie.engines.together import Together
+from coterie.engines.together import Cost, Together, measured
 from coterie.engines.writer import Writer
 from coterie.watch.lessons import save_graph
 from coterie.watch.patience import PatientLog
@@ -29,6 +29,7 @@ class OneProcess:
         agents: Sequence[str],
         setups: Mapping[str, Setup] | None = None,
         origin: Path | None = None,
+        cost: Cost = measured,
     ) -> None:
         self._job, self._run, self._show, self._agents = job, run, show, agents
         self._log = PatientLog(run / "events.jsonl")
@@ -37,7 +38,7 @@ class OneProcess:
         resume = Resume(point.files, point.meta) if point is not None else None
         self._resumed = {"resumed_from": f"step {point.step}"} if point is not None else {}
         self.stopped = ""
-        self._together = Together(job, agents, self._note, setups, resume=resume)
+        self._together = Together(job, agents, self._note, setups, cost, resume)
         self._together.keeping(self._writer.add)
 
     def stop(self, *_: object) -> None:
