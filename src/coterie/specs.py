@@ -305,7 +305,7 @@ class SeparateSpec(Words):
     @property
     def pupils(self) -> dict[str, str]:
         """Everybody who learns, with the name of the task."""
-        return {name: task for task in self.tasks for name in _pupils(task, self.tasks[task].agents)}
+        return {n: name for name, task in self.tasks.items() for n in _pupils(name, task.agents)}
 
     @property
     def scores(self) -> tuple[str, ...]:

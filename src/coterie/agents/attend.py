@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coterie.agents.board import StarBoard
+from coterie.agents.board import StarBoard, TopicBoard
 from coterie.agents.classroom import Classroom
 from coterie.agents.perform import Performer, drive
 from coterie.config import Job
@@ -10,6 +10,7 @@ from coterie.errors import TrainingError
 from coterie.knowledge.board import Board
 from coterie.sharing import Sharing
 from coterie.transport.control import ControlClient
+from coterie.transport.kafka import KafkaTopic
 from coterie.transport.messages import Hello
 from coterie.transport.secure import JoinKey
 from coterie.transport.star import StarTransport
@@ -43,9 +44,7 @@ class Line:
             self._star.close()
 
 
-def attend(
-    job: Job, first: Hello, key: JoinKey, client: ControlClient, perform: Performer
-) -> str:
+def attend(job: Job, first: Hello, key: JoinKey, client: ControlClient, perform: Performer) -> str:
     """Learn until told to stop; why it ended."""
     line = Line(job.knowledge, key, client, first.name)
     try:
@@ -59,6 +58,4 @@ def attend(
 
 
 def _elsewhere(sharing: Sharing, me: str) -> Board:
-    from coterie.transport.kafka import KafkaBoard
-
-    return KafkaBoard(sharing.board, me, sharing.max_age_s)
+    return TopicBoard(KafkaTopic(sharing.board, me), sharing.max_age_s)

@@ -76,7 +76,8 @@ class Keeper:
             self._kept_bytes -= len(self._posted.pop(number)[2])
 
     def _answer(self, origin: str, first: int) -> bytes:
-        told, num_bytes, cursor = [], 0, first
+        told: list[bytes] = []
+        num_bytes, cursor = 0, first
         for number, (author, _, data) in self._posted.items():
             if number <= cursor:
                 continue
@@ -205,6 +206,35 @@ class StarBoard:
             self._mail.forget(BOARD)  # it would be old when it arrived
             raise JoinError(self._mail.lost or f"the board has not answered for {silent_s:.0f} s")
         return self._mail
+
+
+class Topic(Protocol):
+    """A road that all write to and read from: `transport.kafka.KafkaTopic` is one."""
+
+    def send(self, data: bytes) -> None:
+        """Write, without waiting."""
+
+    def read(self) -> list[bytes]:
+        """What others wrote since this was last asked, without waiting."""
+
+
+class TopicBoard:
+    """An agent's end of a board that is a topic of somebody else's broker."""
+
+    def __init__(self, topic: Topic, max_age_s: float = 600.0) -> None:
+        self._topic = topic
+        self._copy = MemoryBoard(MOST_BYTES, max_age_s)
+
+    def publish(self, data: bytes) -> None:
+        """Show a lesson to all."""
+        self._copy.publish(data)
+        self._topic.send(data)
+
+    def since(self, cursor: int) -> Heard:
+        """What has come since a cursor, one's own lessons with it."""
+        for data in self._topic.read():
+            self._copy.publish(data)
+        return self._copy.since(cursor)
 
 
 def _cut(told: memoryview) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from coterie.agents import effects as do
@@ -164,7 +165,7 @@ class Classroom:
         for name in duties.pupils.keys() - self.seats.keys():
             files = self._files_of(name)
             try:
-                seat = yield do.Compute(lambda name=name, files=files: self._seat(name, files), ())
+                seat = yield do.Compute(partial(self._seat, name, files), ())
             except CoterieError as error:
                 yield do.Tell(Broke(pupil=name, reason=str(error)))
             else:

@@ -312,7 +312,7 @@ def _head_of(model: nn.Module) -> str:
     """
     if HEAD in dict(model.named_children()):
         return HEAD
-    bare = [n for n, m in model.named_modules() if list(m.parameters(recurse=False))]
+    bare: list[str] = [n for n, m in model.named_modules() if list(m.parameters(recurse=False))]
     return bare[-1]
 
 

@@ -59,10 +59,12 @@ def explain(
         events = read(folder / EVENTS)
         decisions = reasons.explain(events)
         words = [*reasons.sentences(decisions), *lessons.sentences(events)]
-        told = {"folder": str(folder), "decisions": decisions}
-        if taught := lessons.Taught.of(events).as_dict():
-            told["knowledge"] = taught
-        answer(told, words or ["No decision was taken in this run yet."])
+        taught = lessons.Taught.of(events)
+        known = {"knowledge": taught.as_dict()} if taught.pupils else {}
+        answer(
+            {"folder": str(folder), "decisions": decisions, **known},
+            words or ["No decision was taken in this run yet."],
+        )
 
 
 def graph(

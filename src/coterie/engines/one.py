@@ -70,4 +70,3 @@ class OneProcess:
         event = self._log.write(kind, **fields)
         self._show(event)
         return event
-

@@ -18,6 +18,7 @@ from coterie.specs import (
     ContrastiveSpec,
     MultiSpec,
     Ref,
+    SeparateSpec,
     TaskSpec,
 )
 from coterie.tasks.autoencoder import Autoencoder, squared_error
@@ -57,6 +58,8 @@ def from_spec(name: str, spec: AnySpec, root: str) -> NamedTask:
             return checked(_clusters(name, spec, root))
         case MultiSpec():
             return checked(_multi(name, spec, root))
+        case SeparateSpec():
+            raise JobError(f"{name}: expected one task, found several that are learned apart")
 
 
 def _supervised(name: str, spec: TaskSpec, root: str, data: Callable[[Ref], Any]) -> Supervised:

@@ -23,8 +23,8 @@ class Able(Wire):
 
     kind: Literal["able"] = "able"
     step_s: dict[str, Seconds]  # by task
-    refused: dict[str, str] = {}  # by task, in a sentence
-    holds: dict[str, Count] = {}  # steps, by learner
+    refused: dict[str, str] = Field(default_factory=dict)  # by task, in a sentence
+    holds: dict[str, Count] = Field(default_factory=dict)  # steps, by learner
 
 
 class Learned(Wire):
@@ -39,9 +39,9 @@ class Learned(Wire):
     num_epochs: Seconds  # in parts
     loss: float
     step_s: Seconds
-    metrics: dict[str, float] = {}  # as scored last
-    published_bytes: dict[str, Count] = {}  # by currency
-    heard_bytes: dict[str, Count] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)  # as scored last
+    published_bytes: dict[str, Count] = Field(default_factory=dict)  # by currency
+    heard_bytes: dict[str, Count] = Field(default_factory=dict)
 
 
 class Judged(Wire):

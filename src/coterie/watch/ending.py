@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from coterie.watch.words import Event, amount, duration, number_of, numbers_of, some, text_of, texts_of
+from coterie.watch.words import (
+    Event,
+    amount,
+    duration,
+    number_of,
+    numbers_of,
+    some,
+    text_of,
+    texts_of,
+)
 
 
 def summary_rows(summary: Event) -> list[tuple[str, str]]:
@@ -16,11 +25,13 @@ def summary_rows(summary: Event) -> list[tuple[str, str]]:
     scores = {"accuracy": number_of(summary, "accuracy"), **numbers_of(summary, "metrics")}
     told = {n: _ENDINGS[n](v) for n in _ENDINGS if (v := number_of(summary, n)) is not None}
     failures = ("kills_survived", "rejoined", "samples_lost", "samples_repeated", "pause_s")
+    lessons = ("handed_over", "lessons_taken", "lessons_refused")
+    sent_bytes = numbers_of(summary, "published_bytes")
     rows = {
         "result": [f"{k} {amount(v)}" for k, v in scores.items() if v is not None]
         + [told.get("seconds", "")],
-        "lessons": [told.get(name, "") for name in ("handed_over", "lessons_taken", "lessons_refused")]
-        + [f"{amount(n / 1e6)} MB in {k}" for k, n in numbers_of(summary, "published_bytes").items()],
+        "lessons": [told.get(name, "") for name in lessons]
+        + [f"{amount(num / 1e6)} MB in {currency}" for currency, num in sent_bytes.items()],
         "speed": [told.get("ideal_fraction", ""), told.get("vs_equal", "")],
         "failures": [told.get(name, "") for name in failures],
         "shares": [some([f"{m} {n:g}" for m, n in numbers_of(summary, "shares").items()], ", ")],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import IO, Protocol
 
@@ -27,7 +27,6 @@ from coterie.watch.words import (
     number_of,
     numbers_of,
     part_of,
-    some,
     text_of,
     texts_of,
 )
@@ -39,7 +38,8 @@ PRESENT, GONE = frozenset({"ready", "healed", "rejoined"}), frozenset({"lost", "
 STYLES = {"lost": "red", "refused": "red", "error": "red", "warning": "yellow", "fault": "yellow"}
 STYLES |= {"learning": "green", "healed": "green", "rejoined": "green", "offence": "yellow"}
 STYLES |= {"board_failed": "yellow", "handover": "green"}
-NOTABLE = {*STYLES, "homes", "groups", "decision", "returned", "pause", "checkpoint", "said", "stopped"}
+NOTABLE = {"decision", "returned", "pause", "checkpoint", "said", "stopped", "homes", "groups"}
+NOTABLE |= STYLES.keys()
 
 
 @dataclass(frozen=True)

@@ -52,4 +52,4 @@ def score_of(row: Event) -> str:
     """
     metrics = numbers_of(row, "metrics")
     own = [value for name, value in metrics.items() if name != LOSS]
-    return amount((own or list(metrics.values()) or [None])[0])
+    return amount(next(iter([*own, *metrics.values()]), None))
