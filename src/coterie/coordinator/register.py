@@ -89,7 +89,7 @@ class Register:
         self.outbox: list[tuple[str, say.Wire]] = []
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.checkpoints: list[Checkpoint] = []
-        self.stopping = self.failure = ""
+        self.stopping = self.failure = self.ended = ""  # why
         self.plan: Any = None  # the homes, once there are some
         self.leaving = self.done = False
 
@@ -158,6 +158,8 @@ class Register:
 
     def reached(self) -> str:
         """Which limit or metric of `until` is reached; empty while none is."""
+        if self.ended:
+            return self.ended
         minutes = self.job.until.get("minutes")
         if minutes is not None and self.elapsed_s >= 60 * minutes:
             return f"minutes {self.elapsed_s / 60:.4g} reached {minutes:g}"
@@ -166,6 +168,47 @@ class Register:
             if name in metrics and metrics[name] >= target:
                 return f"{name} {metrics[name]:.4g} reached {target:g}"
         return "" if self.active else "every task has done what was asked of it"
+
+    def progress(self) -> dict[str, Any]:
+        """How far all are."""
+        told = [r.learned for r in self.learners.values() if r.learned]
+        losses = [t.loss for t in told if t.loss == t.loss]
+        elapsed_s, part = self.elapsed_s, self.fraction()
+        num_samples = sum(t.num_samples for t in told)
+        return {
+            "steps": min((r.num_steps for r in self.active), default=self.job.until.get("steps")),
+            "data_epoch": min((t.data_epoch for t in told), default=0),
+            "loss": sum(losses) / len(losses) if losses else None,
+            "samples": num_samples,
+            "per_s": num_samples / elapsed_s if elapsed_s else 0.0,
+            "elapsed_s": elapsed_s,
+            "eta_s": elapsed_s * (1 / part - 1) if part > 0.02 else None,
+            "fraction": part,
+            "metrics": self.metrics,
+            "pupils": {r.name: r.row() for r in self.learners.values()},
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What the run came to."""
+        sent: dict[str, int] = {}
+        for record in self.learners.values():
+            for currency, num in (record.learned.published_bytes if record.learned else {}).items():
+                sent[currency] = sent.get(currency, 0) + num
+        records = list(self.learners.values())
+        return {
+            "accuracy": self.metrics.get("accuracy"),
+            "metrics": self.metrics,
+            "agents": self.num_agents,
+            "seconds": self.elapsed_s,
+            "steps": sum(r.num_steps for r in records),
+            "kills_survived": sum(self.losses.values()),
+            "handed_over": self.num_handed_over,
+            "lessons_taken": sum(r.num_taken for r in records),
+            "lessons_refused": sum(r.num_refused for r in records),
+            "published_bytes": sent,
+            "groups": self.groups,
+            "pupils": {r.name: r.row() for r in records},
+        }
 
     # -- where learners live ----------------------------------------------------------------------
 

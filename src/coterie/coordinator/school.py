@@ -22,6 +22,7 @@ from coterie.transport.parcels import Assembly
 PROGRESS_S = 0.5
 SAVED_S = 2.0  # between two checkpoints
 END_S = 10.0  # for last words
+RETURN_S = 5.0  # for agents to come to a coordinator that took another's place
 ASK_S = 1.0  # between two times that a stranger is asked who it is
 Event = Mapping[str, Any]
 
@@ -120,7 +121,7 @@ class School:
             run.evicted.append(name)
         if run.plan is not None and now_s - self._progress_s >= PROGRESS_S:
             self._progress_s = now_s
-            run.event("progress", **self.progress())
+            run.event("progress", **run.progress())
         if self._is_news and now_s - self._saved_s >= SAVED_S:
             self._is_news, self._saved_s = False, now_s
             run.save()
@@ -230,6 +231,7 @@ class School:
         record = self.run.learners.get(message.pupil)
         if record is not None and record.home == name and record.moving_to:
             self._move_in(record, record.moving_to)
+            self._tell_homes(f"{record.name} has moved")
 
     def _group(self) -> None:
         """Who teaches whom, once all have tried the others' models on their own samples."""
@@ -262,16 +264,24 @@ class School:
                 record.moving_to = home
             elif not record.home:
                 self._move_in(record, home)
-        settled = {name: run.learners[name].home for name in found.of}
-        if settled != run.plan:
-            run.plan = settled
-            text = spread([r for r in run.learners.values() if not r.broken])
-            run.event("homes", homes=settled, cause=cause, text=text)
+        self._tell_homes(cause)
+
+    def _tell_homes(self, cause: str) -> None:
+        run = self.run
+        living = [r for r in run.learners.values() if not r.broken]
+        homes = {r.name: r.home for r in living}
+        if homes != run.plan:
+            run.plan = homes
+            run.event("homes", homes=homes, cause=cause, text=spread(living))
 
     def _may_begin(self) -> bool:
-        run = self.run
-        late = run.now_s - run.started_s > run.job.agents.join_timeout_s
-        return bool(run.able) and (len(run.able) >= run.num_agents or late or self._returned)
+        return bool(self.run.able) and (len(self.run.able) >= self.run.num_agents or self._is_late)
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether those who are not here are not waited for."""
+        patience_s = RETURN_S if self._returned else self.run.job.agents.join_timeout_s
+        return self.run.now_s - self.run.started_s > patience_s
 
     def _begin(self) -> None:
         run = self.run
@@ -311,13 +321,12 @@ class School:
         if run.leaving:
             if not run.members or run.now_s - self._ended_s > END_S:
                 run.save()
-                run.event("progress", **self.progress())
+                run.event("progress", **run.progress())
                 run.done = True
             return
-        late = run.now_s - run.started_s > run.job.agents.join_timeout_s
-        if run.plan is None and late and run.able:
+        if run.plan is None and self._is_late and run.able:
             self._look_for_homes("those who are late are not waited for")
-        if run.plan is None and late and not run.able:
+        if run.plan is None and self._is_late and not (run.able or self._returned):
             wanted = f"{run.num_agents} agents within {run.job.agents.join_timeout_s:.0f} s"
             run.fail(f"expected {wanted}, found none; look into their logs, or start them sooner")
         elif run.plan is not None and all(r.broken for r in run.learners.values()):
@@ -329,53 +338,9 @@ class School:
             run.tell_duties()
 
     def _leave(self) -> None:
+        self.run.ended = self.run.stopping or self.run.reached()
         self.run.leaving, self._ended_s = True, self.run.now_s
-        self.run.tell_all(say.Stop(reason=self.run.stopping or self.run.reached()))
-
-    # -- what is told -----------------------------------------------------------------------------
-
-    def progress(self) -> dict[str, Any]:
-        """How far all are."""
-        run = self.run
-        told = [r.learned for r in run.learners.values() if r.learned]
-        losses = [t.loss for t in told if t.loss == t.loss]
-        elapsed_s, part = run.elapsed_s, run.fraction()
-        num_samples = sum(t.num_samples for t in told)
-        return {
-            "steps": min((r.num_steps for r in run.active), default=run.job.until.get("steps")),
-            "data_epoch": min((t.data_epoch for t in told), default=0),
-            "loss": sum(losses) / len(losses) if losses else None,
-            "samples": num_samples,
-            "per_s": num_samples / elapsed_s if elapsed_s else 0.0,
-            "elapsed_s": elapsed_s,
-            "eta_s": elapsed_s * (1 / part - 1) if part > 0.02 else None,
-            "fraction": part,
-            "metrics": run.metrics,
-            "pupils": {r.name: r.row() for r in run.learners.values()},
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """What the run came to."""
-        run = self.run
-        sent: dict[str, int] = {}
-        for record in run.learners.values():
-            for currency, num in (record.learned.published_bytes if record.learned else {}).items():
-                sent[currency] = sent.get(currency, 0) + num
-        records = list(run.learners.values())
-        return {
-            "accuracy": run.metrics.get("accuracy"),
-            "metrics": run.metrics,
-            "agents": run.num_agents,
-            "seconds": run.elapsed_s,
-            "steps": sum(r.num_steps for r in records),
-            "kills_survived": sum(run.losses.values()),
-            "handed_over": run.num_handed_over,
-            "lessons_taken": sum(r.num_taken for r in records),
-            "lessons_refused": sum(r.num_refused for r in records),
-            "published_bytes": sent,
-            "groups": run.groups,
-            "pupils": {r.name: r.row() for r in records},
-        }
+        self.run.tell_all(say.Stop(reason=self.run.ended))
 
     def _remember(self, event: Event) -> None:
         """Know again what a coordinator that died put on record."""

@@ -340,7 +340,7 @@ class Host:
         """What the run came to."""
         if isinstance(self.coordinator, School):
             save_graph(self._run)
-            return self.coordinator.summary()
+            return self.coordinator.run.summary()
         books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         exact = {"samples_lost": books.num_lost, "samples_repeated": books.num_repeated}
         return {**summary(self.coordinator.run), **exact}

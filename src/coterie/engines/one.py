@@ -59,7 +59,7 @@ class OneProcess:
                 self._note("checkpoint", **done.event())
         failure, saved = school.run.failure, checkpoint.good_checkpoints(self._run)
         where = {"checkpoint": str(saved[0]) if saved else None, "folder": str(self._run)}
-        told = self._note("summary", **school.summary(), **where)
+        told = self._note("summary", **school.run.summary(), **where)
         reason = failure or self.stopped or school.run.reached()
         self._note("stopped", reason=reason, ok=not failure, resumable=bool(saved))
         self._log.close()
