@@ -17,6 +17,7 @@ from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
 from coterie.refusals import checked, shown
+from coterie.scripts import Script
 from coterie.sharing import Sharing, check_apart
 from coterie.specs import (
     BUDGETS,
@@ -24,7 +25,6 @@ from coterie.specs import (
     AnySpec,
     Positive,
     Ref,
-    Script,
     SeparateSpec,
     TaskSpec,
     Words,
