@@ -6,7 +6,6 @@ from coterie.agents.board import StarBoard, TopicBoard
 from coterie.agents.classroom import Classroom
 from coterie.agents.perform import Performer, drive
 from coterie.config import Job
-from coterie.errors import TrainingError
 from coterie.knowledge.board import Board
 from coterie.sharing import Sharing
 from coterie.transport.control import ControlClient
@@ -19,7 +18,9 @@ from coterie.transport.star import StarTransport
 class Line:
     """The road from this process to the board, wherever that is by now."""
 
-    def __init__(self, sharing: Sharing | None, key: JoinKey, client: ControlClient, me: str):
+    def __init__(
+        self, sharing: Sharing | None, key: JoinKey, client: ControlClient, me: str
+    ) -> None:
         self._key, self._client, self._me = key, client, me
         self._star: StarTransport | None = None
         sharing = sharing or Sharing(groups="none")
@@ -49,12 +50,9 @@ def attend(job: Job, first: Hello, key: JoinKey, client: ControlClient, perform:
     line = Line(job.knowledge, key, client, first.name)
     try:
         room = Classroom(job, first, line.board, line.dial, device=first.device)
-        why = drive(room.live(), perform)
+        return drive(room.live(), perform)
     finally:
         line.close()
-    if client.given_up:
-        raise TrainingError(client.given_up)
-    return why
 
 
 def _elsewhere(sharing: Sharing, me: str) -> Board:

@@ -115,23 +115,39 @@ def _part(
                 seat = Seat(first, job, files, perform, client.tell, lambda: client.given_up)
                 return _said(follow(seat)), False
             if isinstance(job.task, SeparateSpec):
-                return _said(attend(job, first, key, client, perform)), False
-            worker = Worker(name, learner or _built(job), hello=first, granted=_granted(first))
-            if files:
-                worker.resume(files)
+                return _kept(client, attend(job, first, key, client, perform)), False
+            worker = _worker(learner or _built(job), first, files)
+        except _Lost:
+            raise
         except CoterieError as error:
             client.tell(Refused(reason=str(error)))
             return _said(str(error)), False
         client.tell(worker.learner.ready())
         with repeatable(job.deterministic):
             why = drive(worker.live(), perform)
-        if client.given_up:
-            raise TrainingError(client.given_up)
-        return _said(why), worker.again
+        return _kept(client, why), worker.again
     finally:
         if roads is not None:
             roads.close()
         client.close()
+
+
+class _Lost(TrainingError):
+    """The coordinator was given up."""
+
+
+def _kept(client: ControlClient, why: str) -> str:
+    """Why a life ended; TrainingError where that was for want of a coordinator."""
+    if client.given_up:
+        raise _Lost(client.given_up)
+    return _said(why)
+
+
+def _worker(learner: Learner, first: Hello, files: dict[str, bytes]) -> Worker:
+    worker = Worker(first.name, learner, hello=first, granted=_granted(first))
+    if files:
+        worker.resume(files)
+    return worker
 
 
 def _said(why: str) -> str:
