@@ -77,4 +77,6 @@ def test_the_example_runs_in_this_process(desk: Any) -> None:
     finished = desk.run("train", EXAMPLE, "--set", "until.steps=30", "--json", "--runs", desk.runs)
     assert finished.code == 0, finished.err
     assert set(finished.answer["published_bytes"]) == {"parameters", "prototypes"}
-    assert {row["steps"] for row in finished.answer["pupils"].values()} == {30}
+    steps = {row["steps"] for row in finished.answer["pupils"].values()}
+    assert min(steps) == 30  # to judge a lesson in prototypes takes a walk, which counts
+    assert max(steps) < 40

@@ -275,8 +275,8 @@ class Classroom:
     def _met(self, seat: Seat) -> Say:
         """What became of lessons, where it is time for some."""
         sharing, pupil, study = self.job.knowledge, seat.pupil, seat.study
-        if sharing is None:
-            return []
+        if sharing is None or self._is_done(seat):
+            return []  # a lesson may take steps to be judged
         board = Metered(self.board, pupil.published_bytes)
         if seat.enquiry is not None and not seat.enquiry.is_over:
             found = self._asked(seat, seat.enquiry, board)

@@ -112,7 +112,9 @@ class School:
         run = self.run
         run.now_s = now_s
         for name, member in list(run.members.items()):
-            if not run.leaving and now_s > member.pulse.suspect_s():
+            # One that still builds its tasks holds nothing, and loads what may silence it for long.
+            until_s = member.pulse.suspect_s() if name in run.able else member.pulse.evict_s()
+            if not run.leaving and now_s > until_s:
                 silent_s = now_s - member.pulse.heard_s
                 self._part_with(name, f"silent for {silent_s:.1f} s")
                 run.suspects[name] = member.pulse
