@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from coterie.errors import JobError
-from coterie.specs import Words
+from coterie.names import Words
 
 
 class Script(Words):

@@ -11,7 +11,8 @@ from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
-from coterie.specs import Positive, Ref, SeparateSpec, Words
+from coterie.names import Positive, Ref, Words
+from coterie.specs import SeparateSpec
 
 CODECS = ("fp16", "bf16", "int8", "int4", "topk")
 

@@ -7,17 +7,13 @@ editors say of it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     GetJsonSchemaHandler,
-    JsonValue,
     Tag,
 )
 from pydantic import field_validator as check
@@ -26,81 +22,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from coterie.errors import JobError
+from coterie.names import SLUG, Positive, Ref, Words
 from coterie.refusals import shown
 
 BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
 TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
 NEGATIVE_LOSS = "negative_loss"  # the same with its sign turned: higher is better, as in `until`
-
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-
-SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # what may name a file
-_CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
-
-
-def shorter(form: JsonSchemaValue) -> Callable[..., JsonSchemaValue]:
-    """For editors: how a mapping may be said shorter, as its `mode="before"` takes it."""
-
-    def written(
-        cls: type[BaseModel], core: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        whole = handler(core)
-        about: JsonSchemaValue = {
-            key: whole.pop(key) for key in ("title", "description") if key in whole
-        }
-        return {**about, "anyOf": [form, whole]}
-
-    return written
-
-
-class Words(BaseModel):
-    """Keys of a file: none but these, and none changes later."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
-class Ref(Words):
-    """Something callable of the user's, by name, with the keyword arguments to call it with.
-
-    In YAML the arguments stand under `with`; a reference without any is just the string.
-
-    >>> Ref.model_validate("torch.optim:SGD") == Ref(call="torch.optim:SGD")
-    True
-    >>> Ref.model_validate({"call": "torch.optim:SGD", "with": {"lr": 0.1}}).kwargs
-    {'lr': 0.1}
-    """
-
-    call: str
-    """module:function"""
-    kwargs: dict[str, JsonValue] = Field(
-        default_factory=dict, validation_alias="with", serialization_alias="with"
-    )
-    """The keyword arguments of the call."""
-
-    __get_pydantic_json_schema__ = classmethod(
-        shorter({"type": "string", "pattern": f"^{_CALL.pattern}$"})
-    )
-
-    @check_whole(mode="before")
-    @classmethod
-    def _from_string(cls, found: object) -> object:
-        if isinstance(found, str):
-            return {"call": found}
-        if isinstance(found, Mapping | Ref):
-            return found
-        raise JobError(f"expected 'module:function' or {{call, with}}, found {shown(found)}")
-
-    @check("call")
-    @classmethod
-    def _names_a_callable(cls, call: str) -> str:
-        if _CALL.fullmatch(call):
-            return call
-        module, _, name = call.rpartition(".")
-        meant = f"{module}:{name}"
-        hint = f"; was {meant!r} meant?" if _CALL.fullmatch(meant) else "; mend its spelling"
-        raise JobError(f"expected 'module:function', found {call!r}{hint}")
 
 
 class _Samples(Words):
@@ -122,7 +49,8 @@ class TaskSpec(_Samples):
     """
 
     kind: Literal["supervised"] = "supervised"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
     """(predictions, targets) -> mean over the batch."""
     metrics: dict[str, Ref] = Field(default_factory=dict)
@@ -153,7 +81,8 @@ class AutoencoderSpec(_Samples):
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     error: Ref | None = None
     """(outputs, inputs) -> one value a sample; the mean square where none is given."""
     anomalies: Ref | None = None
@@ -173,7 +102,8 @@ class ContrastiveSpec(_Samples):
     """
 
     kind: Literal["contrastive"] = "contrastive"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     views: Ref | None = None
     """A batch -> a changed one; by the samples' shape where none is given."""
     head: Ref | None = None
@@ -199,7 +129,8 @@ class ClustersSpec(_Samples):
     """
 
     kind: Literal["clusters"] = "clusters"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     labelled: Ref | None = None
     """() -> Dataset with labels, held to which clusters are scored."""
 
@@ -207,6 +138,25 @@ class ClustersSpec(_Samples):
     def scores(self) -> tuple[str, ...]:
         """Names that its score will carry, and `until` may wait for."""
         return (NEGATIVE_LOSS, "ami") if self.labelled else (NEGATIVE_LOSS,)
+
+
+class LightningSpec(_Samples):
+    """Learning by the steps of a Lightning module; `model` makes it.
+
+    >>> LightningSpec(model="m:Net", train="m:train", test="m:test", metrics=["val_acc"]).scores
+    ('val_acc',)
+    """
+
+    kind: Literal["lightning"] = "lightning"
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
+    metrics: list[str] = Field(default_factory=list)
+    """What validation_step logs, higher being better."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names that its score will carry, and `until` may wait for."""
+        return tuple(self.metrics)
 
 
 class PrototypesSpec(_Samples):
@@ -217,7 +167,8 @@ class PrototypesSpec(_Samples):
     """
 
     kind: Literal["prototypes"] = "prototypes"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     ways: Annotated[int, Field(strict=True, ge=2)] = 10
     """Classes, at least, that the samples of a batch are told among."""
     shots: Annotated[int, Field(strict=True, ge=1)] = 2
@@ -364,8 +315,8 @@ def _scores(own: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return (*means, *(f"{name}/{metric}" for name in own for metric in own[name]))
 
 
-Single = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | PrototypesSpec
-AnySpec = Single | MultiSpec | SeparateSpec
+Sampled = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | PrototypesSpec
+AnySpec = Sampled | LightningSpec | MultiSpec | SeparateSpec
 KINDS: tuple[str, ...] = tuple(spec.model_fields["kind"].default for spec in get_args(AnySpec))
 
 

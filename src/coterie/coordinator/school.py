@@ -102,6 +102,19 @@ class School:
         self._part_with(name, reason)
         self._settle()
 
+    def doubt(self, name: str, reason: str, since_s: float, now_s: float) -> bool:
+        """An engine lost sight of an agent: it is dead if it is not heard either.
+
+        Whether there is nothing more to be found out: it was heard since, or is given up.
+        """
+        member = self.run.members.get(name)
+        if member is None or member.pulse.heard_s > since_s:
+            return True
+        if now_s <= member.pulse.suspect_s():
+            return False
+        self.lost(name, reason, now_s)
+        return True
+
     def stop(self, reason: str) -> None:
         """End early, resumably."""
         self.run.stopping = reason

@@ -12,17 +12,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from coterie import code
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
-from coterie.coordinator.account import summary
-from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
-from coterie.coordinator.school import School
 from coterie.engines.bell import ASKED, empty, wakeups
+from coterie.engines.coordinators import coordinator_of, figures
+from coterie.engines.placed import agents_of
 from coterie.engines.processes import (
     BEREFT,
     DONE,
@@ -31,7 +29,6 @@ from coterie.engines.processes import (
     KEY_FILES,
     MAX_RESTARTS,
     REFUSED,
-    LocalAgents,
     Server,
     ended,
 )
@@ -39,12 +36,10 @@ from coterie.engines.writer import Writer
 from coterie.errors import CoterieError
 from coterie.machine import cores, memory_available_bytes
 from coterie.parent import die_with_parent
-from coterie.specs import SeparateSpec
 from coterie.transport.control import ControlServer
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
-from coterie.watch.events import audit, read
-from coterie.watch.lessons import save_graph
+from coterie.watch.events import read
 from coterie.watch.patience import PatientLog
 from coterie.watch.said import trim
 from coterie.watch.words import Event
@@ -71,16 +66,9 @@ class Host:
         self._log = PatientLog(run / "events.jsonl")
         self._writer = Writer(run, self.job.keep_checkpoints)
         beside = os.getppid()
-        self._agents = LocalAgents(self.job, run, self._server.endpoint, beside)
-        num_agents = self.job.agents.num_known
-        assert num_agents is not None
+        self._agents = agents_of(self.job, run, self._server.endpoint, beside)
         goes_on = Resume(resume.files, resume.meta) if resume else None
-        is_apart = isinstance(self.job.task, SeparateSpec)
-        make: type[Coordinator | School] = School if is_apart else Coordinator
-        if is_apart and past and (saved := checkpoint.good_checkpoints(run)):
-            newest = checkpoint.load(saved[0])  # all that is known of whoever dies meanwhile
-            goes_on = Resume(newest.files, newest.meta)
-        self.coordinator = make(self.job, num_agents, goes_on, self._past)
+        self.coordinator = coordinator_of(self.job, run, goes_on, self._past)
         self.coordinator.run.by_itself = by_itself
         found = code.texts(self.job)
         self.coordinator.run.source = code.shipped(found) if self.job.agents.ship else found
@@ -204,13 +192,15 @@ class Host:
             self._replace_server(f"{ended(code)}; see {HUB}.log")
         drill = self.job.drill
         after_s = drill.restart_after_s if drill else 1.0
-        for name, code in self._agents.reap(time.monotonic(), after_s):
-            reason = ended(code) + (self._agents.last_words(name) if code > 0 else "")
-            if self.coordinator.run.plan is None and self._agents.processes[name].num_starts > 1:
-                self.coordinator.run.fail(
-                    f"{name} {reason} while starting; see {self._run / name}.log"
-                )
+        for name, reason, num_starts, log in self._agents.reap(time.monotonic(), after_s):
+            if self.coordinator.run.plan is None and num_starts > 1:
+                self.coordinator.run.fail(f"{name} {reason} while starting; see {log}")
             self.coordinator.lost(name, reason, time.monotonic())
+        for name, (reason, since_s) in list(self._agents.doubts.items()):
+            if self.coordinator.doubt(name, reason, since_s, time.monotonic()):
+                del self._agents.doubts[name]
+        if self._agents.complaint and self.coordinator.run.plan is None:
+            self.coordinator.run.fail(self._agents.complaint)
 
     def _replace_server(self, reason: str) -> None:
         run = self.coordinator.run
@@ -250,6 +240,9 @@ class Host:
             self._told_task = True
             num_train, size = c.ledger.num_train, c.layout.size
             self._log.write("task", num_train=num_train, num_parameters=size)
+        for kind, fields in self._agents.told:
+            self._log.write(kind, **fields)
+        self._agents.told.clear()
         for kind, fields in c.log:
             self._log.write(kind, **fields)
             if kind == "agent" and fields["state"] == "ready":
@@ -323,7 +316,7 @@ class Host:
             return BEREFT
         self._log.write(
             "summary",
-            **self._figures(),
+            **figures(self.coordinator, self._run, self._log.held()),
             checkpoint=str(saved[0]) if saved else None,
             folder=str(self._run),
         )
@@ -335,15 +328,6 @@ class Host:
             kept = f"; the last good checkpoint is {saved[0]}" if saved else ""
             print(f"{failure}{kept}", file=sys.stderr)
         return code
-
-    def _figures(self) -> dict[str, Any]:
-        """What the run came to."""
-        if isinstance(self.coordinator, School):
-            save_graph(self._run)
-            return self.coordinator.run.summary()
-        books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
-        exact = {"samples_lost": books.num_lost, "samples_repeated": books.num_repeated}
-        return {**summary(self.coordinator.run), **exact}
 
 
 def _keys(run: Path, anew: bool) -> Keys:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from coterie.agents.learner import Setup, best_device
 from coterie.config import Job, parse_job
-from coterie.engines.launch import Result, Show, alone, apart, launch
+from coterie.engines.launch import Result, Show, alone, apart, is_alone, launch
 from coterie.errors import JobError
 from coterie.specs import SeparateSpec
 from coterie.tasks.base import NamedTask
@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     deterministic: bool
     knowledge: Mapping[str, Any]  # of several tasks: how they teach one another
     priority: Mapping[str, float]  # of several tasks: how much each counts, by its name
+    engine: Mapping[str, Any]
     show: Show  # called with every event; a screen by default
 
 
@@ -117,7 +118,7 @@ def _start(
 
 def _is_many(job: Job) -> bool:
     """Whether agents are processes of their own; a remote one is, even if it is the only one."""
-    return job.agents.num_known != 1 or job.agents.remote > 0
+    return not is_alone(job)
 
 
 def _tasks(task: NamedTask | Sequence[NamedTask]) -> list[NamedTask]:
@@ -158,7 +159,8 @@ def _job(
     if "scheduler" in options:
         every = options.get("scheduler_every", "epoch")
         data["scheduler"] = {**_reference(options["scheduler"]), "every": every}
-    for key in ("strategy", "seed", "listen", "checkpoint_every_s", "deterministic", "knowledge"):
+    data |= {"knowledge": options["knowledge"]} if "knowledge" in options else {}
+    for key in ("strategy", "seed", "listen", "checkpoint_every_s", "deterministic", "engine"):
         if key in options:
             data[key] = options[key]
     job = parse_job(data, "coterie.train")
@@ -196,6 +198,8 @@ def _said(value: Any) -> Any:
         case dict() if all(isinstance(key, str) for key in value):  # no data set
             return {name: _said(each) for name, each in value.items()}
         case int() | float() | str():
+            return value
+        case list() if all(isinstance(each, str) for each in value):
             return value
         case NamedTask():
             return _spec(value)
