@@ -115,7 +115,7 @@ def test_commands_and_their_options_are_frozen() -> None:
     assert shown == {
         "init": ["path", "--task", "--set", "--schema", "--json"],
         "schema": ["file", "--json"],
-        "demo": ["--runs", "--json", "--plain"],
+        "demo": ["what", "--runs", "--json", "--plain"],
         "train": [
             "path",
             "--set",
@@ -141,6 +141,7 @@ def test_commands_and_their_options_are_frozen() -> None:
         ],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
+        "graph": ["run", "--out", "--runs", "--json"],
         "audit": ["run", "--runs", "--json"],
         "top": ["run", "--once", "--runs", "--json"],
         "logs": ["run", "--agent", "--follow", "--runs", "--json"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,35 @@ def test_a_list_of_one_task_is_that_task(tmp_path: Path) -> None:
     assert run(tmp_path, [task()]).summary["steps"] == 3
 
 
-def test_several_tasks_are_not_yet_learned_together(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="expected one task, found 2"):
-        run(tmp_path, [task(), task()])
+def test_several_tasks_are_learned_apart_and_teach_one_another(tmp_path: Path) -> None:
+    tasks = [Supervised(name, nn.Linear(3, 2), PAIRS, PAIRS) for name in ("greek", "latin")]
+    sharing = {"every": 2, "gate": "open", "share": "all"}
+    result = run(tmp_path, tasks, until={"steps": 8}, knowledge=sharing, priority={"greek": 2})
+    assert result.exit_code == 0
+    assert {row["steps"] for row in result.summary["pupils"].values()} == {8}
+    assert result.summary["lessons_taken"] > 0
+    told = json.loads((result.folder / "graph.json").read_text())
+    assert {edge["teacher"] for edge in told["edges"]} == {"greek", "latin"}
+    resumed = run(tmp_path, tasks, until={"steps": 12}, resume=result.folder)
+    assert {row["steps"] for row in resumed.summary["pupils"].values()} == {12}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "options", "complaint"),
+    [
+        ([], {}, "expected a task, found none"),
+        (["a", "a"], {}, "expected tasks with names of their own, found a twice"),
+        (["a", "b"], {"priority": {"c": 1}}, "expected priorities of tasks that are given"),
+        (["a"], {"knowledge": {}}, "expected knowledge beside a task of the kind separate"),
+        (["a", "b"], {"strategy": "all-reduce"}, "expected nothing of strategy beside separate"),
+    ],
+)
+def test_what_several_tasks_cannot_be(
+    tmp_path: Path, tasks: list[str], options: dict[str, Any], complaint: str
+) -> None:
+    made = [Supervised(name, nn.Linear(3, 2), PAIRS, PAIRS) for name in tasks]
+    with pytest.raises(JobError, match=complaint):
+        train(made, SGD, 8, {"steps": 3}, runs=tmp_path, show=lambda event: None, **options)
 
 
 def several(trunk: Any, balance: Any = "equal", **placed: Any) -> MultiTask:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from coterie.agents import effects as do
+from coterie.agents.board import Keeper, keep
 from coterie.agents.hub import Hub
 from coterie.agents.join import hello
 from coterie.agents.perform import FOREVER_S, drive
@@ -18,7 +19,7 @@ from coterie.errors import CoterieError, JoinError, TrainingError
 from coterie.parent import Watch
 from coterie.transport.control import ControlClient
 from coterie.transport.door import GUEST
-from coterie.transport.messages import HUB, Stop, Welcome, Who
+from coterie.transport.messages import HUB, Hello, Stop, Welcome, Who
 from coterie.transport.secure import JoinKey
 from coterie.transport.star import StarSwitch
 
@@ -73,13 +74,20 @@ def serve(endpoint: str, key_path: Path, listen: str, watch: Watch) -> str:
         if not isinstance(welcome, Welcome):
             found = welcome.reason if isinstance(welcome, Stop) else "nothing"
             raise JoinError(f"expected a coordinator at {endpoint}, found {found}")
-        why = drive(Hub(first).live(), Performer(client, switch))
+        why = drive(_life(first, welcome), Performer(client, switch))
         if client.given_up:
             raise TrainingError(client.given_up)
         return why
     finally:
         switch.close()
         client.close()
+
+
+def _life(first: Hello, welcome: Welcome) -> do.Life[str]:
+    """What is served: the meetings of members, or the board of agents that learn apart."""
+    if welcome.job.get("kind") == "separate":
+        return keep(first, Keeper(float(welcome.job["max_age_s"])))
+    return Hub(first).live()
 
 
 def main(endpoint: str, key_path: str, listen: str, beside: str) -> int:

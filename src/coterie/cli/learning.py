@@ -42,12 +42,32 @@ ResumeFrom = Annotated[
 ]
 
 
-def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = False) -> None:
-    """Learn digits on three unequal agents, one of which is killed and returns."""
+def demo(
+    what: Annotated[
+        str, typer.Argument(metavar="[knowledge]", help="What to show; by default a group at work.")
+    ] = "",
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+    as_lines: AsLines = False,
+) -> None:
+    """Learn digits on three unequal agents, one of which is killed and returns.
+
+    With `knowledge`: on five agents with few labels each, alone and teaching one another.
+    """
     with answering(as_json) as answer:
+        name = f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+        if what == "knowledge":
+            from coterie.engines.lesson_demo import rehearse
+
+            with showing(screen(as_json, as_lines)) as show:
+                outcome = rehearse(name, runs, show)
+            answer(outcome.as_dict(), [outcome.sentence()])
+            return
+        if what:
+            raise JobError(f"expected knowledge, or nothing, after demo, found {what!r}")
         from coterie import demo as rehearsal
 
-        job = rehearsal.job(f"demo-{datetime.now():%Y%m%d-%H%M%S}")
+        job = rehearsal.job(name)
         learn(job, runs, None, screen(as_json, as_lines), answer)
 
 

@@ -17,10 +17,9 @@ from coterie import code
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
-from coterie.coordinator.account import summary
-from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
 from coterie.engines.bell import ASKED, empty, wakeups
+from coterie.engines.coordinators import coordinator_of, figures
 from coterie.engines.placed import agents_of
 from coterie.engines.processes import (
     BEREFT,
@@ -41,7 +40,7 @@ from coterie.transport.control import ControlServer
 from coterie.transport.door import Door
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
-from coterie.watch.events import audit, read
+from coterie.watch.events import read
 from coterie.watch.patience import PatientLog
 from coterie.watch.said import trim
 from coterie.watch.words import Event
@@ -70,10 +69,8 @@ class Host:
         self._writer = Writer(run, self.job.keep_checkpoints)
         beside = os.getppid()
         self._agents = agents_of(self.job, run, self._server.endpoint, beside)
-        num_agents = self.job.agents.num_known
-        assert num_agents is not None
         goes_on = Resume(resume.files, resume.meta) if resume else None
-        self.coordinator = Coordinator(self.job, num_agents, goes_on, self._past)
+        self.coordinator = coordinator_of(self.job, run, goes_on, self._past)
         self.coordinator.run.by_itself = by_itself
         found = code.texts(self.job)
         self.coordinator.run.source = code.shipped(found) if self.job.agents.ship else found
@@ -319,12 +316,9 @@ class Host:
             self._log.write("warning", text=f"{failure}; going on from {origin}")
             self._goes_on = True
             return BEREFT
-        books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         self._log.write(
             "summary",
-            **summary(c),
-            samples_lost=books.num_lost,
-            samples_repeated=books.num_repeated,
+            **figures(self.coordinator, self._run, self._log.held()),
             checkpoint=str(saved[0]) if saved else None,
             folder=str(self._run),
         )
