@@ -84,6 +84,8 @@ def test_a_cluster_is_started_and_rows_of_parquet_are_learned_once_whoever_dies(
     job = desk.job(task=task, batch=50, **words)
     ray = ("--engine", "ray", "--set", "engine.address=local")
     run = desk.start("train", job, *ray, "--json", "--runs", desk.runs)
+    for state in ("joined", "ready"):  # each takes its time where others compute
+        desk.await_event(lambda e, state=state: e["kind"] == "agent" and e["state"] == state)
     desk.await_event(lambda e: e["kind"] == "epoch")
     token = home / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
