@@ -1,4 +1,4 @@
-# demo | test | check | bench | fmt | clean. The first use makes .venv; later ones need no network.
+# demo | test | test-libraries | check | bench | fmt | clean. The first use makes .venv; later ones need no network.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,15 +9,24 @@ PAGES := docs $(wildcard README.md)
 # Ray has an environment of its own.
 BENCHES := $(sort $(filter-out %/bench_ray.py,$(wildcard benchmarks/bench_*.py)))
 
-.PHONY: demo test test-ray check lint types arrows doctests bench bench-sync bench-faults bench-decide bench-ray fmt clean
+.PHONY: demo test test-libraries test-ray check lint types arrows doctests fmt clean
+.PHONY: bench bench-sync bench-faults bench-decide bench-ray
 
 demo: $(READY)
 	$(BIN)/coterie demo
 
 # What starts real processes has the machine to itself.
 test: $(READY)
-	$(BIN)/python -m pytest tests -q -n 2 -m "not processes"
-	$(BIN)/python -m pytest tests -q -m processes
+	$(BIN)/python -m pytest tests -q -n 2 -m "not processes" --ignore tests/libraries
+	$(BIN)/python -m pytest tests -q -m processes --ignore tests/libraries
+
+# Models of other libraries, in an environment of its own: .ci/libraries.
+LIBRARIES ?= .venv-libraries
+test-libraries:
+	test -x $(LIBRARIES)/bin/python || $(PYTHON) -m venv $(LIBRARIES)
+	$(LIBRARIES)/bin/python -m pip install --quiet -c constraints.txt setuptools
+	$(LIBRARIES)/bin/python -m pip install --quiet -c constraints.txt -c constraints-libraries.txt --no-build-isolation -e ".[dev,libraries]"
+	KERAS_BACKEND=torch HF_HUB_OFFLINE=1 $(LIBRARIES)/bin/python -m pytest tests/libraries -q -rs
 
 # With Ray, in an environment of its own; its tests skip without it.
 RAY_VENV ?= .venv-ray
@@ -69,7 +78,7 @@ fmt: $(READY)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf $(VENV) $(RAY_VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LIBRARIES) $(RAY_VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The build tool comes first and pinned, so that an environment once made can be refreshed offline.

@@ -206,8 +206,13 @@ class Learner:
     def stages(self, cuts: tuple[str, ...]) -> tuple[Stage, ...]:
         """The model in stages that begin at these modules; they share its parameters."""
         if cuts not in self._stages:
-            inputs, _ = self.task.fetch([0]).data
-            self._stages[cuts] = split(self.model, cuts, inputs)
+            data = self.task.fetch([0]).data
+            if not isinstance(data, tuple | list) or len(data) != 2:
+                raise JobError(
+                    "expected in a pipeline batches of (inputs, targets), found "
+                    f"{type(data).__name__}; choose a strategy without Pipeline(...)"
+                )
+            self._stages[cuts] = split(self.model, cuts, data[0])
         return self._stages[cuts]
 
     @property

@@ -38,6 +38,8 @@ from coterie.watch.patience import WARNING
 from coterie.watch.said import COORDINATOR, note
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from coterie.agents.learner import Setup
 
 # How the coordinator is asked to end, more urgently each time; after these it is killed.
@@ -55,6 +57,14 @@ class Result:
     folder: Path
     exit_code: int  # 0 done, 1 failed, 130 interrupted
     summary: Mapping[str, Any]
+
+    def weights(self) -> dict[str, Tensor]:
+        """What was learned, by name, as `load_state_dict` takes it: of the newest checkpoint."""
+        from safetensors.torch import load  # a process that only follows needs no torch
+
+        from coterie.agents.snapshot import MODEL_FILE
+
+        return load(checkpoint.load(self.folder).files[MODEL_FILE])
 
 
 def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:

@@ -171,6 +171,8 @@ def _said(value: Any) -> Any:
             return {name: _said(each) for name, each in value.items()}
         case int() | float() | str():
             return value
+        case list() if all(isinstance(each, str) for each in value):
+            return value
         case NamedTask():
             return _spec(value)
         case Weighing() | Conflict():  # a frozen value is the call that makes it anew

@@ -16,6 +16,7 @@ from coterie.specs import (
     AutoencoderSpec,
     ClustersSpec,
     ContrastiveSpec,
+    LightningSpec,
     MultiSpec,
     PrototypesSpec,
     Ref,
@@ -26,6 +27,7 @@ from coterie.tasks.base import NamedTask
 from coterie.tasks.clusters import Clusters
 from coterie.tasks.columns import visiting
 from coterie.tasks.contrastive import Contrastive
+from coterie.tasks.lightning import Lightning
 from coterie.tasks.multitask import MultiTask
 from coterie.tasks.prototypes import Prototypes
 from coterie.tasks.references import instantiate, quoted, resolve
@@ -63,6 +65,8 @@ def _built(name: str, spec: AnySpec, root: str) -> NamedTask:
             return _contrastive(name, spec, root)
         case ClustersSpec():
             return _clusters(name, spec, root)
+        case LightningSpec():
+            return _lightning(name, spec, root)
         case PrototypesSpec():
             return _prototypes(name, spec, root, functools.partial(instantiate, root=root))
         case MultiSpec():
@@ -116,6 +120,17 @@ def _clusters(name: str, spec: ClustersSpec, root: str) -> Clusters:
         instantiate(spec.train, root),
         instantiate(spec.test, root),
         labelled=instantiate(spec.labelled, root) if spec.labelled else None,
+        collate=_ready(spec.collate, root) if spec.collate else None,
+    )
+
+
+def _lightning(name: str, spec: LightningSpec, root: str) -> Lightning:
+    return Lightning(
+        name,
+        _model(spec.model, root),
+        instantiate(spec.train, root),
+        instantiate(spec.test, root),
+        metrics=spec.metrics,
         collate=_ready(spec.collate, root) if spec.collate else None,
     )
 

@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from coterie.errors import JobError
 from coterie.tasks.columns import Columnar, Rows
+from coterie.tasks.keras import understood_model
 from coterie.types import Batch
 
 SCORE_BATCH = 512  # held-out samples looked at together
@@ -208,10 +209,10 @@ def built(role: str, model: Model) -> nn.Module:
     Linear(in_features=1, out_features=1, bias=True)
     """
     if isinstance(model, nn.Module):
-        return copy.deepcopy(model)
+        return understood_model(copy.deepcopy(model))
     made: object = model()
     if isinstance(made, nn.Module):
-        return made
+        return understood_model(made)
     raise JobError(
         f"expected the {role} to be a torch.nn.Module, found {type(made).__name__}; "
         "return one from its factory"
