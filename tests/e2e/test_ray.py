@@ -6,6 +6,7 @@ Its coordinator is killed, and with it all of Ray: the agent goes on, and is fou
 from __future__ import annotations
 
 import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,10 @@ def home(desk: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = Path(desk.folder, "home")
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TMPDIR", str(desk.folder))  # what agents say stays there
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # short: sockets lie below it
     return home
 
 
