@@ -530,15 +530,21 @@ class TrunkAndHead(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("exchange", ["", "Every(2), "])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        'chain(Only("trunk.*"), Reduce())',
+        'chain(Every(2), Only("trunk.*"), Reduce(), Outer(1.0))',
+        'chain(Every(2), Only("trunk.*"), Push(), Outer(1.0))',
+        'chain(Every(2), Only("trunk.*"), ErrorFeedback(Int8()), Push(), Outer(1.0))',
+    ],
+)
 @pytest.mark.parametrize(
     "faults", [[], [Fault("c", UNDER_WAY_S)]], ids=["undisturbed", "after a death"]
 )
 def test_only_the_trunk_is_shared_and_heads_stay_private(
-    exchange: str, faults: list[Fault]
+    strategy: str, faults: list[Fault]
 ) -> None:
-    outer = ", Outer(1.0)" if exchange else ""
-    strategy = f'chain({exchange}Only("trunk.*"), Reduce(){outer})'
     made = job(strategy=strategy, until={"epochs": 6.0})
     outcome = simulate(made, setup(task=supervised(TrunkAndHead)), world(), faults)
     assert len(outcome.workers) == 3 - len(faults)

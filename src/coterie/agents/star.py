@@ -16,6 +16,7 @@ from coterie.agents.state import pack_state, unpack_state
 from coterie.agents.tally import Contribution
 from coterie.errors import TrainingError
 from coterie.leases import Lease
+from coterie.sync import fragments
 from coterie.sync.room import Agreed
 from coterie.transport.messages import HUB
 from coterie.types import Ctx
@@ -107,9 +108,10 @@ def pull(member: Member) -> do.Life[bool]:
     is_fresher = bool(anchor["version"] > max(0, member.version))
     member.server, member.version = member.term.hub, anchor["version"]
     member.heard, member.answered = anchor["answer"], anchor["answered"]
-    member.learner.place(anchor["payload"])
+    anchor_N = _with_own(member, anchor["payload"], member.agreed_vector())
+    member.learner.place(anchor_N)
     if member.anchor_N is not None:
-        member.anchor_N = anchor["payload"]
+        member.anchor_N = anchor_N
     return is_fresher
 
 
@@ -129,10 +131,22 @@ def push(member: Member, mine: Contribution, base: int) -> do.Life[bool]:
         "payload": mine.payload,
     }
     answer = yield from _ask(member, packet)
-    member.version, member.anchor_N = answer["version"], anchor_after(member, answer)
+    counts = bool(answer["accepted"])
+    own_N = member.learner.vector() if counts else member.agreed_vector()
+    member.version = answer["version"]
+    member.anchor_N = _with_own(member, anchor_after(member, answer), own_N)
     member.heard, member.answered = answer["answer"], answer["answered"]
     member.learner.place(member.anchor_N)
-    return bool(answer["accepted"])
+    return counts
+
+
+def _with_own(member: Member, anchor_N: Tensor, own_N: Tensor) -> Tensor:
+    """The server's anchor, but for what a sentence does not share: nobody else learns that."""
+    if member.strategy is None:  # it has learned nothing yet
+        return anchor_N
+    shared = member.strategy.narrowed(member.layout)
+    shared_K = fragments.take(anchor_N, member.layout, shared)
+    return fragments.put(own_N, shared_K, member.layout, shared)
 
 
 def _ask(member: Member, packet: Mapping[str, Any]) -> do.Life[Any]:
