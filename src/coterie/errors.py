@@ -31,3 +31,7 @@ class JoinError(CoterieError):
 
 class Torn(CoterieError):
     """A meeting broke off because a member left it; the contribution is kept and retried."""
+
+
+class LessonError(CoterieError):
+    """A lesson cannot be read, does not fit its pupil, or would do harm; the pupil goes on."""
