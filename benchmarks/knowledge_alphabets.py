@@ -1,115 +1,170 @@
 """Different label spaces: eight alphabets of Omniglot, five drawings of each character.
 
-Heads are the means of classes (Snell et al. 2017, Prototypical Networks): at each step and in each
-alphabet ten characters are drawn, with two drawings that make the means and two that are judged.
-At the end all characters of an alphabet are told apart, by the means of all that it learned from.
+Heads are the means of classes: at each step and in each alphabet ten characters are drawn, with
+two drawings that make the means and two that are judged by them. In the end all characters of an
+alphabet are told apart, by the means of all that it learned from.
 Legend of shape suffixes: B images, D features, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import knowledge_data as data
-from benchmarks.knowledge_race import Look, Picks
-from coterie.tasks import MultiTask, Supervised
+from benchmarks.knowledge_race import (
+    LEARNING_RATE,
+    WIDTH,
+    Agents,
+    course,
+    plain_trunk,
+    race,
+    rectified_trunk,
+)
+from benchmarks.knowledge_sharing import sharing
+from coterie.combine import class_means
+from coterie.knowledge import Fusion
+from coterie.knowledge.scholar import Course, Episodes, Linear, Scholar
+from coterie.tasks import Conflict, MultiTask, Supervised
 
 NUM_SHOTS = 5
-NUM_CHARACTERS, NUM_EACH = 10, 4  # of a step: characters, and drawings of each
 NUM_STEPS = 400
-WIDTH = 128  # features
-STEEPNESS = 20.0  # of logits: how much a distance says
+LAWS = ("mean", "pcgrad", "upgrad", "mgda")
+OTHER_RATE = 3e-3  # also tried for learners alone
+
+Splits = Mapping[str, data.Split]
 
 
-def trunk(width: int = WIDTH) -> nn.Module:
-    """A small convolutional network: 92,672 parameters, no ReLU after its features."""
-    return nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
-        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(576, width)),
-    )
+def splits_of(seed: int) -> dict[str, data.Split]:
+    """The eight alphabets, with the drawings that this seed chooses."""
+    return {name: data.alphabet(name, NUM_SHOTS, seed) for name in data.drawings()}
 
 
-def logits(features_BD: Tensor, means_CD: Tensor) -> Tensor:
-    """How near images are to the means of classes, B×C."""
-    return -STEEPNESS * (features_BD[:, None] - means_CD).square().mean(dim=2)
+def by_means(splits: Splits, lr: float = LEARNING_RATE) -> dict[str, Course]:
+    """Alphabets told by the means of classes."""
+    return {n: course(n, split, plain_trunk, Episodes(), lr) for n, split in splits.items()}
 
 
-def means(features_BD: Tensor, labels_B: Tensor) -> Tensor:
-    """The mean of each class, in the order of labels, C×D."""
-    whose_CB = F.one_hot(labels_B.unique(return_inverse=True)[1]).T.to(features_BD.dtype)
-    return whose_CB @ features_BD / whose_CB.sum(dim=1, keepdim=True)
-
-
-def episode_loss(features_BD: Tensor, labels_B: Tensor) -> Tensor:
-    """The first half of a batch makes the means, the second is judged by them."""
-    half = len(labels_B) // 2
-    found_BC = logits(features_BD[half:], means(features_BD[:half], labels_B[:half]))
-    return F.cross_entropy(found_BC, labels_B[half:].unique(return_inverse=True)[1])
-
-
-def episodes(splits: Sequence[data.Split], seed: int) -> Iterator[Picks]:
-    """For each step and alphabet: two drawings of each of ten characters, and two others."""
-    random = np.random.RandomState(seed + 7)
-    sizes = [int(split.train.labels_N.max()) + 1 for split in splits]
-
-    def one(num_characters: int) -> list[int]:
-        chosen = random.permutation(num_characters)[:NUM_CHARACTERS]
-        drawings = np.stack([random.permutation(NUM_SHOTS)[:NUM_EACH] for _ in chosen])
-        return (chosen[:, None] * NUM_SHOTS + drawings).T.ravel().tolist()
-
-    while True:
-        yield [one(size) for size in sizes]
-
-
-def nearest(splits: Sequence[data.Split]) -> Look:
-    """Accuracy over all characters of an alphabet, each image by the nearest mean."""
-
-    @torch.no_grad()
-    def look(model: nn.Module, number: int) -> float:
-        train, test = splits[number].train, splits[number].test
-        means_CD = means(model(train.images_NHW), train.labels_N)
-        guess_B = logits(model(test.images_NHW), means_CD).argmax(dim=1)
-        return float((guess_B == test.labels_N).double().mean())
-
-    return look
-
-
-def together(splits: dict[str, data.Split], balance: str = "equal") -> MultiTask:
-    """The alphabets as tasks of one trunk, each counting the same."""
-    tasks = [
-        Supervised(name, nn.Identity(), split.train.dataset(), split.test.dataset(), episode_loss)
+def by_weights(splits: Splits, lr: float = LEARNING_RATE) -> dict[str, Course]:
+    """Alphabets told by a linear layer, on as many images a step."""
+    return {
+        name: course(
+            name,
+            split,
+            rectified_trunk,
+            Linear(WIDTH, int(split.train.labels_N.max()) + 1, batch=40),
+            lr,
+        )
         for name, split in splits.items()
-    ]
-    num_train = sum(len(split.train) for split in splits.values())
-    if balance != "equal":
-        return MultiTask("alphabets", trunk, tasks, balance)
-    each = {name: len(split.train) / num_train for name, split in splits.items()}
-    return MultiTask("alphabets", trunk, tasks, each)
+    }
+
+
+def agents(courses: Mapping[str, Course], splits: Splits, seed: int) -> Agents:
+    """An agent for each alphabet; they begin at the same weights."""
+    scholars = [Scholar(name, each, seed) for name, each in courses.items()]
+    return Agents(scholars, list(splits.values()))
 
 
 class Trunk:
-    """One model of all tasks, learned by MultiTask."""
+    """One model of all tasks, learned by MultiTask on the samples that agents draw too."""
 
     num_bytes = 0  # nothing travels
 
-    def __init__(self, task: MultiTask, model: nn.Module, look: Look, lr: float) -> None:
-        self.task, self.model, self.look = task, model, look
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-        sizes = [len(each.train) for each in task.tasks.values()]
-        self.starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    def __init__(
+        self, courses: Mapping[str, Course], splits: Splits, seed: int, law: str = ""
+    ) -> None:
+        self.courses, self.splits = courses, splits
+        first = next(iter(courses.values()))
+        tasks = [
+            Supervised(
+                name,
+                each.method.head,
+                splits[name].train.dataset(),
+                splits[name].test.dataset(),
+                partial(each.method.loss, nn.Identity()),
+            )
+            for name, each in courses.items()
+        ]
+        sizes = [len(splits[name].train) for name in courses]
+        same = {name: size / sum(sizes) for name, size in zip(courses, sizes, strict=True)}
+        self.task = MultiTask(
+            "alphabets", first.trunk, tasks, Conflict(law) if law else same
+        )  # without a law every alphabet counts the same
+        self.offsets = np.cumsum([0, *sizes[:-1]]).tolist()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = self.task.build()
+            self.draws = []
+            for each in courses.values():
+                torch.manual_seed(seed)
+                each.trunk(), each.method.head()
+                self.draws.append(torch.get_rng_state())
+        self.optimizer = first.optimizer(list(self.model.parameters()))
 
-    def step(self, picks: Picks) -> None:
+    def step(self) -> None:
         """All tasks' samples in one batch."""
-        picked = [s + i for s, each in zip(self.starts, picks, strict=True) for i in each]
+        picked = [
+            at + int(index)
+            for at, drawn_B in zip(self.offsets, self._drawn(), strict=True)
+            for index in drawn_B
+        ]
         self.optimizer.zero_grad()
         self.task.loss(self.model, self.task.fetch(picked)).backward()
         self.optimizer.step()
 
+    def _drawn(self) -> list[Tensor]:
+        drawn = []
+        with torch.random.fork_rng(devices=[]):
+            for number, each in enumerate(self.courses.values()):
+                torch.set_rng_state(self.draws[number])
+                drawn.append(each.method.draw(each.train[1]))
+                self.draws[number] = torch.get_rng_state()
+        return drawn
+
+    @torch.no_grad()
     def accuracies(self) -> list[float]:
         """Of each task, by its own head."""
-        return [self.look(self.model.alone(n), i) for i, n in enumerate(self.task.tasks)]
+        told = []
+        for name, each in self.courses.items():
+            (seen, labels), test = each.train, self.splits[name].test
+
+            def means(seen: Tensor = seen, labels: Tensor = labels, each: Course = each) -> Tensor:
+                return class_means(self.model.trunk(seen), labels, len(each.classes))[0]
+
+            features_BD = self.model.trunk(test.images_NHW)
+            logits_BC = each.method.predictions(self.model.heads[name], features_BD, means)
+            told.append(float((logits_BC.argmax(1) == test.labels_N).double().mean()))
+        return told
+
+
+def alphabets(seed: int, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+    """Heads of class means: alone at two rates, on one trunk, and agents that fuse theirs."""
+    splits = splits_of(seed)
+    courses, other = by_means(splits), by_means(splits, OTHER_RATE)
+    arms = {
+        "alone": agents(courses, splits, seed),
+        "alone, other rate": agents(other, splits, seed),
+        "trunk": Trunk(courses, splits, seed),
+        "fusion": sharing(agents(courses, splits, seed), lambda: [Fusion()]),
+    }
+    return race(arms, num_steps)
+
+
+def softmax(seed: int, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+    """Heads with weights, a row for each character: alone, and on one trunk."""
+    splits = splits_of(seed)
+    courses = by_weights(splits)
+    arms = {"alone": agents(courses, splits, seed), "trunk": Trunk(courses, splits, seed)}
+    return race(arms, num_steps)
+
+
+def laws(seed: int, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+    """One trunk, whose rows of gradients are averaged or reconciled by a law."""
+    splits = splits_of(seed)
+    courses = by_means(splits)
+    return race({law: Trunk(courses, splits, seed, law) for law in LAWS}, num_steps)
