@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from coterie.combine.classes import class_means, nearness
 from coterie.combine.robust import centred_clip, kin, krum, median, multi_krum, trimmed_mean
 from coterie.combine.rows import mean
 
@@ -32,6 +33,7 @@ __all__ = [
     "aligned_mtl",
     "cagrad",
     "centred_clip",
+    "class_means",
     "imtl_g",
     "kin",
     "krum",
@@ -40,6 +42,7 @@ __all__ = [
     "mgda",
     "multi_krum",
     "nash_mtl",
+    "nearness",
     "pcgrad",
     "trimmed_mean",
     "upgrad",

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 from coterie.knowledge.board import Board, Heard, MemoryBoard
 from coterie.knowledge.currency import Attended, Change, Currency, Placed
+from coterie.knowledge.events import BoardFailed, Event, LessonRefused, LessonTaken
+from coterie.knowledge.fusion import Fixed, Fusion, Learned
+from coterie.knowledge.gate import Gate, Open, Verdict
 from coterie.knowledge.lesson import Door, Evidence, Lesson, Packing
 from coterie.knowledge.pupil import Moment, Pupil, Term
+from coterie.knowledge.scholar import Course, Episodes, Linear, Scholar
+from coterie.knowledge.study import Rules, Study
+from coterie.knowledge.trust import Trust
 
 __all__ = [
     "Attended",
     "Board",
+    "BoardFailed",
     "Change",
+    "Course",
     "Currency",
     "Door",
+    "Episodes",
+    "Event",
     "Evidence",
+    "Fixed",
+    "Fusion",
+    "Gate",
     "Heard",
+    "Learned",
     "Lesson",
+    "LessonRefused",
+    "LessonTaken",
+    "Linear",
     "MemoryBoard",
     "Moment",
+    "Open",
     "Packing",
     "Placed",
     "Pupil",
+    "Rules",
+    "Scholar",
+    "Study",
     "Term",
+    "Trust",
+    "Verdict",
 ]

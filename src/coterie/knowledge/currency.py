@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from coterie.knowledge.lesson import Lesson
+from coterie.knowledge.lesson import Evidence, Lesson
 from coterie.knowledge.pupil import Pupil, Term
 
 
@@ -50,6 +50,10 @@ class Currency(Protocol):
     def name(self) -> str:
         """As lessons call it."""
 
+    @property
+    def lasts_steps(self) -> int:
+        """For how many of the pupil's steps a lesson counts once it was heard; 0: that once."""
+
     def teach(self, teacher: Pupil) -> Lesson:
         """What the teacher knows at present."""
 
@@ -60,3 +64,10 @@ class Currency(Protocol):
         self, lessons: Sequence[Lesson], weights: Sequence[float], pupil: Pupil
     ) -> Change:
         """What the lessons, all of them checked, would change in the pupil."""
+
+
+def evidence_of(teacher: Pupil) -> Evidence:
+    """What stands behind all that a teacher says at present."""
+    utility_S = teacher.held_out()
+    utility = float(utility_S.mean()) if utility_S.numel() else None
+    return Evidence(float(teacher.num_samples), utility)

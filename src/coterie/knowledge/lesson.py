@@ -61,6 +61,7 @@ class Lesson:
     arrays: Mapping[str, Tensor]
     evidence: Evidence
     basis: str = ""
+    classes: tuple[str, ...] = ()  # what rows or columns mean, where there is one for each class
     num_bytes: int = field(default=0, compare=False)  # that it came in, or 0 for one of one's own
 
     def __post_init__(self) -> None:
@@ -68,6 +69,8 @@ class Lesson:
         object.__setattr__(self, "arrays", MappingProxyType(arrays))
         for role in ("teacher", "task", "currency"):
             _check_word(role, getattr(self, role))
+        for word in self.classes:
+            _check_word("class", word)
         _check_counts(self)
         for name, array in arrays.items():
             _check_array(name, array)
@@ -115,8 +118,8 @@ class Lesson:
                 arrays = _opened(arrays, head, packings, door)
             evidence = Evidence(head["num_samples"], head["utility"])
             teacher, task, currency = head["teacher"], head["task"], head["currency"]
-            when, basis = head["num_steps"], head["basis"]
-            lesson = cls(teacher, task, currency, when, arrays, evidence, basis, len(data))
+            when, basis, classes = head["num_steps"], head["basis"], tuple(head["classes"])
+            lesson = cls(teacher, task, currency, when, arrays, evidence, basis, classes, len(data))
         except (SafetensorError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise LessonError(
                 f"expected a lesson, found {len(data):,} bytes that are not one ({error}); "
@@ -134,6 +137,7 @@ class Lesson:
             "num_samples": self.evidence.num_samples,
             "utility": self.evidence.utility,
             "basis": self.basis,
+            "classes": self.classes,
             **packed,
         }
         return save(dict(arrays), metadata={_HEAD: json.dumps(head)})

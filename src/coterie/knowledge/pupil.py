@@ -48,6 +48,10 @@ class Pupil(Protocol):
         """Optimizer steps so far."""
 
     @property
+    def num_samples(self) -> int:
+        """Training samples of its own: the evidence behind what it teaches."""
+
+    @property
     def layout(self) -> Layout:
         """Of its trainable parameters; what may be shared is called `trunk.*`."""
 
@@ -68,10 +72,10 @@ class Pupil(Protocol):
         """Logits, (B, C), with a gradient unless torch's are off."""
 
     def examples(self) -> tuple[Tensor, Tensor]:
-        """Its training inputs and the places of their classes; TrainingError where it has none."""
+        """Its training inputs and the places of their classes; both may be empty."""
 
     def loss(self, inputs_B: Tensor, targets_B: Tensor) -> Tensor:
-        """Its mean loss on samples, as it would be scored on them: nothing is learned."""
+        """Its mean loss on samples, with a gradient unless torch's are off."""
 
     def held_out(self) -> Tensor:
         """Utility on its own held-out samples, (S,), one each, higher is better; () if none."""
