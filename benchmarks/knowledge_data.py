@@ -59,9 +59,13 @@ class Images:
         told = F.grid_sample(self.images_NHW, grid.expand(shape[0], -1, -1, -1), align_corners=False)
         return Images(told, self.labels_N)
 
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Both tensors."""
+        return self.images_NHW, self.labels_N
+
     def dataset(self) -> TensorDataset:
         """As tasks take them."""
-        return TensorDataset(self.images_NHW, self.labels_N)
+        return TensorDataset(*self.parts())
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -69,10 +73,27 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What one learner has: images to learn from, and others that it is tested on."""
+    """What one learner has: images to learn from, some to judge lessons by, and those of the test.
+
+    Nobody learns from the test, and it judges no lesson.
+    """
 
     train: Images
     test: Images
+    kept: Images | None = None
+
+    def all_learned(self) -> Split:
+        """The same, but that what was kept is learned from too."""
+        if self.kept is None:
+            return self
+        both = zip(self.train.parts(), self.kept.parts(), strict=True)
+        return Split(Images(*(torch.cat(parts) for parts in both)), self.test)
+
+    def renamed(self, order: Numbers) -> Split:
+        """The same with label i called `order[i]`."""
+        told = torch.as_tensor(order)
+        parts = (self.train, self.test, self.kept)
+        return Split(*(each and Images(each.images_NHW, told[each.labels_N]) for each in parts))
 
 
 def folder(*parts: str, source: str) -> Path:
@@ -172,27 +193,27 @@ def digits() -> Split:
 
 
 def own(
-    all_images: Split, num_shots: int, num_test: int, degrees: float, random: np.random.RandomState
+    images: Split, num_each: tuple[int, int], num_test: int, degrees: float, seed: Sequence[int]
 ) -> Split:
-    """What one agent has of these: some of each class, and others, all rotated by its angle."""
-    labels = all_images.train.labels_N.numpy()
-    taken = [
-        random.choice(np.flatnonzero(labels == label), num_shots, replace=False)
-        for label in range(NUM_CLASSES)
-    ]
-    held = random.permutation(len(all_images.test))[:num_test]
-    parts = all_images.train.some(np.concatenate(taken)), all_images.test.some(held)
-    train, test = (
-        Images(each.images_NHW.float() / 255, each.labels_N).turned(degrees) for each in parts
+    """What one agent has of these: some of each class to learn from and to judge lessons by.
+
+    All are rotated by its angle; the images of its test are drawn from those to test on.
+    """
+    random = np.random.RandomState(seed)
+    labels, num_shots = images.train.labels_N.numpy(), num_each[0]
+    taken = np.array(
+        [
+            random.choice(np.flatnonzero(labels == label), sum(num_each), replace=False)
+            for label in range(NUM_CLASSES)
+        ]
     )
-    return Split(train, test)
-
-
-def agents_of(
-    all_images: Split, angles: Sequence[float], num_shots: int, num_test: int, seed: int
-) -> list[Split]:
-    """One share for each angle; no two agents draw alike."""
-    return [
-        own(all_images, num_shots, num_test, degrees, np.random.RandomState([seed, number]))
-        for number, degrees in enumerate(angles)
-    ]
+    tested = random.permutation(len(images.test))[:num_test]
+    train, kept, test = (
+        Images(of.images_NHW.float() / 255, of.labels_N).turned(degrees)
+        for of in (
+            images.train.some(taken[:, :num_shots].ravel()),
+            images.train.some(taken[:, num_shots:].ravel()),
+            images.test.some(tested),
+        )
+    )
+    return Split(train, test, kept if len(kept) else None)

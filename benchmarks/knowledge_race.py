@@ -59,16 +59,15 @@ def course(
     trunk: Callable[[], nn.Module],
     method: Method,
     lr: float = LEARNING_RATE,
-    kept: Images | None = None,
 ) -> Course:
-    """What one agent learns; `kept` are images of its own by which it judges lessons."""
+    """What one agent learns."""
     train = split.train
-    held = train.some(torch.arange(0).numpy()) if kept is None else kept
+    kept = split.kept or Images(train.images_NHW[:0], train.labels_N[:0])
     return Course(
         task,
         trunk,
-        (train.images_NHW, train.labels_N),
-        (held.images_NHW, held.labels_N),
+        train.parts(),
+        kept.parts(),
         tuple(str(label) for label in range(int(train.labels_N.max()) + 1)),
         method,
         partial(torch.optim.Adam, lr=lr),
@@ -88,20 +87,23 @@ class Agents:
     splits: Sequence[Split]
     share: Share = alone
     num_bytes: int = 0
+    num_steps: int = 0
 
     def step(self) -> None:
-        """A step of each on its own samples; then they share, if they do."""
+        """A step of each on its own samples; then they share, if they do.
+
+        Who was rehearsing a lesson at the last meeting has made this step already.
+        """
+        self.num_steps += 1
         for scholar in self.scholars:
-            scholar.step()
-        self.num_bytes += self.share(self.scholars[0].num_steps)
+            if scholar.num_steps < self.num_steps:
+                scholar.step()
+        self.num_bytes += self.share(self.num_steps)
 
     def accuracies(self) -> list[float]:
         """Of each at its own task."""
-        tests = [split.test for split in self.splits]
-        return [
-            scholar.accuracy(test.images_NHW, test.labels_N)
-            for scholar, test in zip(self.scholars, tests, strict=True)
-        ]
+        both = zip(self.scholars, self.splits, strict=True)
+        return [scholar.accuracy(*split.test.parts()) for scholar, split in both]
 
 
 def race(arms: Mapping[str, Arm], num_steps: int) -> dict[str, dict[str, Any]]:

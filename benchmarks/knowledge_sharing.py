@@ -30,12 +30,16 @@ class Meetings:
         if self.regroup is not None and not self.groups:
             self._form(self.regroup([study.pupil for study in self.studies]))
         before = self._num_bytes()
-        written = {study.pupil.name: study.teach()[0] for study in self.studies}
+        written = self.written()
         for study in self.studies:
             others = [name for name in written if name != study.pupil.name]
             heard = [name for name in others if study.kin is None or name in study.kin]
             self.events += study.learn(data for name in heard for data in written[name])
         return self._num_bytes() - before
+
+    def written(self) -> dict[str, list[bytes]]:
+        """The lessons that each wrote."""
+        return {study.pupil.name: study.teach()[0] for study in self.studies}
 
     def _form(self, groups: Groups) -> None:
         self.groups = [tuple(sorted(group)) for group in groups]

@@ -1,0 +1,128 @@
+"""Ten classes for every agent: clothes and digits, five images of each, rotated a little.
+
+Agents of one kind are kin: their classes mean the same, and their images differ by an angle. Those
+of two kinds have a common output layer whose ten units mean other things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import knowledge_data as data
+from benchmarks.knowledge_race import WIDTH, Agents, course, race, rectified_trunk
+from benchmarks.knowledge_sharing import UNGUARDED, sharing
+from benchmarks.knowledge_sums import pairs_right, same_groups
+from coterie.knowledge import Fusion, Labels, Linear, Pool, Prototypes, Pupil, Rules, Scholar
+from coterie.knowledge.affinity import cosine_affinity, cross_loss, groups_of
+
+NUM_SHOTS, NUM_TEST = 5, 500
+NUM_STEPS = 250
+BATCH = 20  # images a step
+ANGLES = (-20.0, -10.0, 0.0, 10.0, 20.0)  # degrees
+CHANNELS = (16, 24, 32, 40, 48)  # of networks that differ
+POOL_SIZE = 500  # images without labels, that all have
+FIRST_TELLING = 60  # step: what features and predictions say before is little
+GROUPING_STEP = 30
+NUM_KEPT = 2  # images of each class by which gates judge
+NUM_UNRELATED = 4  # agents
+
+WHOLE = Fusion(part="*")  # classes mean the same: the head travels too
+
+
+def kind(images: data.Split, name: str, seed: int, num_kept: int = 0) -> dict[str, data.Split]:
+    """An agent's share of these images for each angle."""
+    return {
+        f"{name}-{number}": data.own(
+            images, (NUM_SHOTS, num_kept), NUM_TEST, degrees, [seed, number]
+        )
+        for number, degrees in enumerate(ANGLES)
+    }
+
+
+def agents(splits: Mapping[str, data.Split], seed: int, channels: Sequence[int] = (32,)) -> Agents:
+    """An agent for each share of images; those of one width begin at the same weights."""
+    method = Linear(WIDTH, data.NUM_CLASSES, BATCH)
+    scholars = []
+    for number, (name, split) in enumerate(splits.items()):
+        trunk = partial(rectified_trunk, channels=channels[number % len(channels)])
+        scholars.append(Scholar(name, course(name, split, trunk, method), seed))
+    return Agents(scholars, list(splits.values()))
+
+
+def pool(seed: int) -> Pool:
+    """Images of clothes that nobody has labels of."""
+    images = data.clothes().train.images_NHW
+    drawn = np.random.RandomState([seed, 99]).permutation(len(images))[:POOL_SIZE]
+    return Pool(images[torch.as_tensor(drawn)].float() / 255)
+
+
+def kin(seed: int, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+    """One kind, one architecture: alone, and by each of three currencies."""
+    splits = kind(data.clothes(), "clothes", seed)
+    seen = pool(seed)
+    arms = {
+        "alone": agents(splits, seed),
+        "fusion": sharing(agents(splits, seed), lambda: [WHOLE]),
+        "prototypes": sharing(agents(splits, seed), lambda: [Prototypes()], begin=FIRST_TELLING),
+        "labels": sharing(agents(splits, seed), lambda: [Labels(seen)], begin=FIRST_TELLING),
+    }
+    return race(arms, num_steps)
+
+
+def widths(seed: int, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+    """One kind, five architectures: alone, by prototypes and by soft labels."""
+    splits = kind(data.clothes(), "clothes", seed)
+    seen = pool(seed)
+
+    def fresh() -> Agents:
+        return agents(splits, seed, CHANNELS)
+
+    arms = {
+        "alone": fresh(),
+        "prototypes": sharing(fresh(), lambda: [Prototypes()], begin=FIRST_TELLING),
+        "labels": sharing(fresh(), lambda: [Labels(seen)], begin=FIRST_TELLING),
+    }
+    return race(arms, num_steps)
+
+
+def mixed(seed: int, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+    """Two kinds, one output layer: alone, all fused, and fused in groups that are found."""
+    splits = kind(data.clothes(), "clothes", seed) | kind(data.digits(), "digits", seed)
+    grouped = sharing(
+        agents(splits, seed), lambda: [WHOLE], begin=GROUPING_STEP, regroup=by_cross_loss
+    )
+    arms = {
+        "alone": agents(splits, seed),
+        "all": sharing(agents(splits, seed), lambda: [WHOLE]),
+        "groups": grouped,
+    }
+    return {**race(arms, num_steps), "groups": grouped.share.groups}
+
+
+def unrelated(seed: int, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+    """Four agents who call the ten classes by other numbers, so that no unit means the same.
+
+    What gates judge by are two more images of each class; one arm alone learns from them too.
+    """
+    random = np.random.RandomState([seed, 98])
+    own = list(kind(data.clothes(), "clothes", seed, NUM_KEPT).items())[:NUM_UNRELATED]
+    splits = {name: split.renamed(random.permutation(10)) for name, split in own}
+    seen = pool(seed)
+    currencies = {"fusion": WHOLE, "prototypes": Prototypes(), "labels": Labels(seen)}
+    arms = {"alone": agents(splits, seed), "alone, all images": agents(all_of(splits), seed)}
+    for name, currency in currencies.items():
+        for guard, rules in (("", UNGUARDED), (", gate", Rules())):
+            arms[name + guard] = sharing(
+                agents(splits, seed), lambda c=currency: [c], rules, begin=FIRST_TELLING, every=20
+            )
+    return race(arms, num_steps)
+
+
+def all_of(splits: Mapping[str, data.Split]) -> dict[str, data.Split]:
+    """The same with nothing kept."""
+    return {name: split.all_learned() for name, split in splits.items()}
