@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,7 +37,19 @@ class Attended:
         pupil.attend(self.key, self.term)
 
 
-Change = Placed | Attended
+@dataclass(frozen=True)
+class Absorbed:
+    """A change that shows as the pupil walks on: experience that it takes in."""
+
+    absorb: Callable[[], None]
+    shows_after: int = 5  # steps
+
+    def apply(self, pupil: Pupil) -> None:
+        """Have the pupil take it in."""
+        self.absorb()
+
+
+Change = Placed | Attended | Absorbed
 
 
 class Currency(Protocol):

@@ -44,6 +44,7 @@ class Rules:
     packings: tuple[Packing, ...] = ()  # that lessons may come in
     packing: Packing | None = None  # that one's own go out in
     max_lag_steps: int = 0
+    max_evidence: float = 10.0  # times the pupil's own samples, that one lesson may count for
     sifts: int = 8
     max_teachers: int = 10_000
 
@@ -193,43 +194,56 @@ class Study:
             self.pupil.attend(currency.name, None)  # all that it knew of others is stale
             return []
         known = {teacher: past.lesson for teacher, past in kept.items()}
-        taken, refusals, verdict = self._sifted(currency, known, dict(fresh))
-        return [*self._remember(currency, taken, verdict), *refusals]
+        taken, alone, verdict = self._sifted(currency, known, fresh)
+        weights = {teacher: self._weight(lesson) for teacher, lesson in taken.items()}
+        refusals = self._judged(fresh, taken, alone, verdict)
+        return [*self._remember(currency, taken, weights, verdict), *refusals]
 
     def _sifted(
-        self, currency: Currency, known: Mapping[str, Lesson], fresh: dict[str, Lesson]
-    ) -> tuple[dict[str, Lesson], list[Event], Verdict]:
-        """Which new lessons go in beside the known ones: all, or those that do no harm alone."""
-        verdict = self._tried(currency, {**known, **fresh})
-        if verdict.kept or len(fresh) < 2:
-            return self._sorted(fresh if verdict.kept else {}, fresh, {}, verdict)
-        reasons: dict[str, str] = {}
-        for teacher in sorted(fresh, key=self.trust.of)[: self.rules.sifts]:
-            rest = {name: lesson for name, lesson in fresh.items() if name not in reasons}
-            alone = self._tried(currency, {teacher: rest.pop(teacher)})
-            if not alone.kept:
-                reasons[teacher] = alone.refusal
-        left = {name: lesson for name, lesson in fresh.items() if name not in reasons}
-        if left and reasons:
-            verdict = self._tried(currency, {**known, **left})
-        return self._sorted(left if verdict.kept else {}, fresh, reasons, verdict)
+        self, currency: Currency, known: Mapping[str, Lesson], fresh: Mapping[str, Lesson]
+    ) -> tuple[Mapping[str, Lesson], dict[str, Verdict], Verdict]:
+        """Which new lessons go in beside the known ones, what each did alone, and what all did.
 
-    def _sorted(
+        All of them, or else those that do no harm alone, or else the best of these.
+        """
+        verdict = self._tried(currency, {**known, **fresh})
+        if verdict.kept:
+            return fresh, {}, verdict
+        if len(fresh) < 2:
+            return {}, dict.fromkeys(fresh, verdict), verdict
+        alone: dict[str, Verdict] = {}
+        start = self.pupil.snapshot()
+        for teacher in sorted(fresh, key=self.trust.of)[: self.rules.sifts]:
+            alone[teacher] = self._tried(currency, {teacher: fresh[teacher]})
+            self.pupil.restore(start)
+        left = {t: lesson for t, lesson in fresh.items() if t not in alone or alone[t].kept}
+        if len(left) < len(fresh) and left:
+            verdict = self._tried(currency, {**known, **left})
+        good = [teacher for teacher in alone if alone[teacher].kept]
+        if verdict.kept or not good:
+            return left if verdict.kept else {}, alone, verdict
+        best = max(good, key=lambda teacher: alone[teacher].gain)
+        verdict = self._tried(currency, {best: fresh[best]})
+        return {best: fresh[best]} if verdict.kept else {}, alone, verdict
+
+    def _judged(
         self,
-        taken: dict[str, Lesson],
         fresh: Mapping[str, Lesson],
-        reasons: Mapping[str, str],
+        taken: Mapping[str, Lesson],
+        alone: Mapping[str, Verdict],
         verdict: Verdict,
-    ) -> tuple[dict[str, Lesson], list[Event], Verdict]:
+    ) -> list[Event]:
+        """Who gains and who loses trust; an event for each lesson that was not taken."""
         events: list[Event] = []
         for teacher, lesson in fresh.items():
-            guilty = teacher in reasons or (teacher not in taken and len(fresh) == 1)
-            record = TAKEN if teacher in taken else REFUSED if guilty else UNHEARD
+            own = alone.get(teacher, verdict)
+            harmful = teacher in alone and not own.kept and own.gain < 0
+            record = TAKEN if teacher in taken else REFUSED if harmful else UNHEARD
             self.trust = self.trust.after(teacher, record)
             if teacher not in taken:
-                why = reasons.get(teacher) or verdict.refusal
+                why = own.refusal or "beside others it would do harm"
                 events.append(self._refused(teacher, lesson.currency, lesson.num_bytes, why))
-        return taken, events, verdict
+        return events
 
     def _tried(self, currency: Currency, lessons: Mapping[str, Lesson]) -> Verdict:
         order = sorted(lessons)  # sums depend on their order in the last bit
@@ -244,13 +258,19 @@ class Study:
             return Verdict(0.0, 0.0, str(error))
 
     def _weight(self, lesson: Lesson) -> float:
-        return self.trust.of(lesson.teacher) * lesson.evidence.num_samples
+        """What it counts: trust times evidence, for who claims much is not believed all of it."""
+        most = self.rules.max_evidence * self.pupil.num_samples
+        samples = min(lesson.evidence.num_samples, most) if most else 1.0
+        return self.trust.of(lesson.teacher) * samples
 
     def _remember(
-        self, currency: Currency, taken: Mapping[str, Lesson], verdict: Verdict
+        self,
+        currency: Currency,
+        taken: Mapping[str, Lesson],
+        weights: Mapping[str, float],
+        verdict: Verdict,
     ) -> list[Event]:
         until = self.pupil.num_steps + currency.lasts_steps
-        weights = {teacher: self._weight(lesson) for teacher, lesson in taken.items()}
         total = sum(weights.values()) or 1.0
         events: list[Event] = []
         for teacher, lesson in taken.items():
