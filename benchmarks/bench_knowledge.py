@@ -35,6 +35,13 @@ PARTS = {
     "alphabets": "knowledge_alphabets:alphabets",
     "softmax": "knowledge_alphabets:softmax",
     "laws": "knowledge_alphabets:laws",
+    "kin": "knowledge_peers:kin",
+    "widths": "knowledge_peers:widths",
+    "mixed": "knowledge_peers:mixed",
+    "grouping": "knowledge_peers:grouping",
+    "unrelated": "knowledge_peers:unrelated",
+    "opposed": "knowledge_opposed:opposed",
+    "hostile": "knowledge_opposed:hostile",
 }
 
 

@@ -48,15 +48,17 @@ class Images:
     def turned(self, degrees: float) -> Images:
         """The same images, rotated.
 
-        >>> corner = torch.zeros(1, 1, 2, 2).index_put_(tuple(torch.tensor([[0]] * 4)), torch.ones(1))
-        >>> Images(corner, torch.zeros(1)).turned(90).images_NHW[0, 0].round().tolist()
+        >>> image = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+        >>> Images(image, torch.zeros(1)).turned(90).images_NHW[0, 0].round().tolist()
         [[0.0, 1.0], [0.0, 0.0]]
         """
         cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         turn = torch.tensor([[[cos, sin, 0.0], [-sin, cos, 0.0]]])
         shape = list(self.images_NHW.shape)
         grid = F.affine_grid(turn, [1, *shape[1:]], align_corners=False)
-        told = F.grid_sample(self.images_NHW, grid.expand(shape[0], -1, -1, -1), align_corners=False)
+        told = F.grid_sample(
+            self.images_NHW, grid.expand(shape[0], -1, -1, -1), align_corners=False
+        )
         return Images(told, self.labels_N)
 
     def parts(self) -> tuple[Tensor, Tensor]:
@@ -181,7 +183,7 @@ def clothes() -> Split:
 
 @functools.cache
 def digits() -> Split:
-    """Scikit-learn's 1,797 digits, enlarged: two thirds to learn from, the last third to test on."""
+    """Scikit-learn's 1,797 digits, enlarged: the last third is tested on."""
     from sklearn.datasets import load_digits
 
     told = load_digits()

@@ -5,9 +5,7 @@ Legend of shape suffixes: N parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -44,9 +42,16 @@ def camps(seed: int) -> dict[str, data.Split]:
     splits = {}
     for number in range(NUM_OPPOSED):
         mine = images.train.some(order[number * NUM_DIGITS : (number + 1) * NUM_DIGITS])
-        own = data.Split(*(replace(each, images_NHW=each.images_NHW.float() / 255) for each in (mine, images.test)))
+        own = data.Split(
+            *(
+                replace(each, images_NHW=each.images_NHW.float() / 255)
+                for each in (mine, images.test)
+            )
+        )
         camp = "up" if number % 2 == 0 else "down"
-        splits[f"{camp}-{number}"] = own if camp == "up" else own.renamed(np.arange(10)[::-1].copy())
+        splits[f"{camp}-{number}"] = (
+            own if camp == "up" else own.renamed(np.arange(10)[::-1].copy())
+        )
     return splits
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.knowledge_sums import Curve, gain, sooner, worst_gain
+from benchmarks.knowledge_claims import claim_lines, shares_of_fusion
+from benchmarks.knowledge_sums import Curve, gain, sooner, tuned, worst_gain
 from benchmarks.sync_page import spread, under_headings
 
 Told = Mapping[str, Any]
 Measured = Sequence[Told]
-
-WORDS = {
-    "alphabets": ("Eight alphabets, prototype heads", "alphabets_lines"),
-}
 
 
 def page(told: Told) -> str:
@@ -55,11 +51,6 @@ def of(found: Measured, part: str) -> list[Told]:
 def curves(each: Told) -> dict[str, Curve]:
     """The arms of one outcome."""
     return {name: Curve.read(told) for name, told in each["curves"].items()}
-
-
-def tuned(arms: Mapping[str, Curve]) -> Curve:
-    """The best that learners alone came to, over the rates that were tried."""
-    return max((arm for name, arm in arms.items() if name.startswith("alone")), key=Curve.best)
 
 
 def against(
@@ -159,31 +150,6 @@ def width_lines(found: Measured) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True)
-class Part:
-    """What a currency reached of what another one reached."""
-
-    gain: float
-    num_bytes: float
-
-
-def shares_of_fusion(found: Measured) -> dict[str, list[Part]]:
-    """Of the gain and the bytes of fusion in `kin`, what currencies reach in `widths`."""
-    fused = {each["seed"]: curves(each) for each in of(found, "kin")}
-    parts: dict[str, list[Part]] = {}
-    for each in of(found, "widths"):
-        if each["seed"] not in fused:
-            continue
-        whole, arms = fused[each["seed"]], curves(each)
-        for name in ("prototypes", "labels"):
-            part = Part(
-                gain(arms[name], arms["alone"]) / gain(whole["fusion"], whole["alone"]),
-                arms[name].num_bytes / whole["fusion"].num_bytes,
-            )
-            parts.setdefault(name, []).append(part)
-    return parts
-
-
 def mixed_lines(found: Measured) -> list[str]:
     """All fused, and groups fused."""
     return arm_table(of(found, "mixed"), ("alone", "all", "groups"))
@@ -243,7 +209,10 @@ def law_lines(found: Measured) -> list[str]:
     here = of(found, "laws")
     if not here:
         return []
-    lines = ["| law | accuracy | gain over the mean, points | CPU over the mean |", "|---|---|---|---|"]
+    lines = [
+        "| law | accuracy | gain over the mean, points | CPU over the mean |",
+        "|---|---|---|---|",
+    ]
     for arm in here[0]["curves"]:
         costs = spread(curves(e)[arm].cpu_s[-1] / curves(e)["mean"].cpu_s[-1] for e in here)
         gains = spread(against(here, arm, gain, "mean"))

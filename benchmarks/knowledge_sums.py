@@ -6,11 +6,13 @@ of its tasks did. Accuracies are parts of one here, and points (hundredths) on t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import combinations, pairwise
 from statistics import fmean
 from typing import Any
 
+Groups = Iterable[Iterable[Hashable]]  # members, by group
 NEARLY = 0.99  # of the best: the last hundredth of a curve's best is a matter of luck
 
 
@@ -71,6 +73,16 @@ class Curve:
         return None
 
 
+def tuned(arms: Mapping[str, Curve]) -> Curve:
+    """The best that learners alone came to, over the rates that were tried.
+
+    >>> low, high = (Curve((1,), (1.0,), ((each,),), 0) for each in (0.4, 0.5))
+    >>> tuned({"alone": low, "alone, other rate": high, "trunk": high}).best()
+    0.5
+    """
+    return max((arm for name, arm in arms.items() if name.startswith("alone")), key=Curve.best)
+
+
 def gain(ours: Curve, alone: Curve) -> float:
     """Points of accuracy that sharing added, best to best.
 
@@ -106,7 +118,7 @@ def sooner(ours: Curve, alone: Curve, part: float = NEARLY) -> tuple[float, floa
     return reached[0] / own[0], reached[1] / own[1]
 
 
-def same_groups(found: Iterable[Iterable[int]], true: Iterable[Iterable[int]]) -> bool:
+def same_groups(found: Groups, true: Groups) -> bool:
     """Whether two ways to group are one, whatever the order.
 
     >>> same_groups([(3, 2), (0, 1)], [(0, 1), (2, 3)]), same_groups([(0, 1, 2)], [(0, 1), (2,)])
@@ -115,16 +127,37 @@ def same_groups(found: Iterable[Iterable[int]], true: Iterable[Iterable[int]]) -
     return {frozenset(group) for group in found} == {frozenset(group) for group in true}
 
 
-def pairs_right(found: Sequence[Sequence[int]], true: Sequence[Sequence[int]]) -> float:
+def pairs_right(found: Groups, true: Groups) -> float:
     """The part of all pairs that are rightly together or rightly apart (Rand 1971).
 
-    >>> pairs_right([(0, 1), (2, 3)], [(0, 1), (2, 3)]), pairs_right([(0, 1, 2, 3)], [(0,), (1, 2, 3)])
-    (1.0, 0.5)
+    >>> pairs_right([(0, 1, 2, 3)], [(0,), (1, 2, 3)])
+    0.5
     """
 
-    def groups_of(told: Sequence[Sequence[int]]) -> dict[int, int]:
+    def groups_of(told: Groups) -> dict[Hashable, int]:
         return {member: number for number, group in enumerate(told) for member in group}
 
     one, other = groups_of(found), groups_of(true)
-    pairs = [(i, j) for i in other for j in other if i < j]
+    pairs = combinations(other, 2)
     return fmean((one[i] == one[j]) == (other[i] == other[j]) for i, j in pairs)
+
+
+def largest_gap(likeness: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
+    """Groups whose members are linked by a likeness above the largest gap among all of them.
+
+    >>> rows = {"a": {"b": 0.9, "c": 0.1}, "b": {"a": 0.9, "c": 0.1}, "c": {"a": 0.0, "b": 0.1}}
+    >>> largest_gap(rows)
+    [('a', 'b'), ('c',)]
+    """
+    pairs = {
+        pair: (likeness[pair[0]][pair[1]] + likeness[pair[1]][pair[0]]) / 2
+        for pair in combinations(likeness, 2)
+    }
+    ordered = sorted(pairs.values())
+    _, cut = max((after - before, after) for before, after in pairwise(ordered))
+    group = {name: {name} for name in likeness}
+    for (one, other), value in pairs.items():
+        if value >= cut and group[one] is not group[other]:
+            joined = group[one] | group[other]
+            group.update(dict.fromkeys(joined, joined))
+    return sorted({tuple(sorted(each)) for each in group.values()})
