@@ -230,6 +230,13 @@ class Scholar:
         """Cross-entropy of its predictions."""
         return F.cross_entropy(self.predictions(inputs_B), targets_B)
 
+    def gradient(self, inputs_B: Tensor, targets_B: Tensor) -> Tensor:
+        """Of the loss on some samples, (N,); zero for parameters that it does not depend on."""
+        slopes = torch.autograd.grad(
+            self.loss(inputs_B, targets_B), self._parameters, materialize_grads=True
+        )
+        return torch.cat([slope.reshape(-1) for slope in slopes])
+
     def held_out(self) -> Tensor:
         """The log likelihood of each held-out answer."""
         inputs_S, targets_S = self.course.held_out
