@@ -5,13 +5,14 @@ Legend of shape suffixes: N parameters.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks import knowledge_data as data
 from benchmarks.knowledge_peers import WHOLE, agents, by_cross_loss, kind
@@ -19,6 +20,8 @@ from benchmarks.knowledge_race import Agents, course, race
 from benchmarks.knowledge_sharing import UNGUARDED, Meetings, sharing
 from coterie import combine
 from coterie.knowledge import Evidence, Fusion, Lesson, Linear, Pupil, Rules, Scholar, Study
+
+Law = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 
 NUM_OPPOSED = 6  # agents, every other one calls digit d by 9 - d
 NUM_DIGITS = 190  # that each learns from
@@ -88,6 +91,11 @@ class Liar(Fusion):
         return replace(honest, arrays=lie, evidence=CLAIM)
 
 
+def unweighted_median(rows: Sequence[Tensor], weight_M: Sequence[float]) -> Tensor:
+    """The median of rows that count the same, whatever their teachers claim."""
+    return combine.median(rows, [1.0] * len(rows))
+
+
 class Joined(Meetings):
     """Meetings to which a liar comes, who listens to nobody."""
 
@@ -106,7 +114,7 @@ def hostile(seed: int, num_steps: int = HOSTILE_STEPS) -> dict[str, Any]:
     honest = dict(list(five.items())[:4])
     (last,) = list(five.items())[4:]
 
-    def lied_to(rules: Rules, law: combine.Law = combine.mean) -> Agents:
+    def lied_to(rules: Rules, law: Law = combine.mean) -> Agents:
         group = agents(honest, seed)
         liar = agents(dict([last]), seed).scholars[0]
         studies = [Study(each, [Fusion(part="*", law=law)], rules) for each in group.scholars]
@@ -118,7 +126,7 @@ def hostile(seed: int, num_steps: int = HOSTILE_STEPS) -> dict[str, Any]:
         "nobody lies, gate": sharing(agents(honest, seed), lambda: [WHOLE], Rules()),
         "gate": lied_to(Rules()),
         "no gate": lied_to(UNGUARDED),
-        "no gate, median": lied_to(UNGUARDED, combine.median),
+        "no gate, median": lied_to(UNGUARDED, unweighted_median),
         "alone": agents(honest, seed),
     }
     return race(arms, num_steps)
