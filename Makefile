@@ -8,7 +8,7 @@ SOURCES := src tests $(wildcard examples) $(wildcard benchmarks)
 PAGES := docs $(wildcard README.md)
 BENCHES := $(sort $(wildcard benchmarks/bench_*.py))
 
-.PHONY: demo test check lint types arrows doctests bench bench-sync bench-faults bench-decide fmt clean
+.PHONY: demo test check lint types arrows doctests bench bench-sync bench-faults bench-decide bench-knowledge fmt clean
 
 demo: $(READY)
 	$(BIN)/coterie demo
@@ -53,6 +53,11 @@ bench-faults: $(READY)
 # Decisions, in cells of bandwidth × skew × model: needs root, and the machine for itself.
 bench-decide: $(READY)
 	$(BIN)/python benchmarks/bench_decide.py
+
+# What sharing brings, on real images in COTERIE_DATA; a run that was broken off goes on.
+bench-knowledge: $(READY)
+	$(BIN)/python benchmarks/bench_knowledge.py --parts grouping --seeds 10 --resume
+	$(BIN)/python benchmarks/bench_knowledge.py --seeds 5 --resume
 
 fmt: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)
