@@ -6,6 +6,7 @@ benchmarks/results/, and --page prints the page for benchmarks/knowledge.md:
 
     python benchmarks/bench_knowledge.py --seeds 5
     python benchmarks/bench_knowledge.py --parts alphabets,kin --seeds 2 --resume
+    python benchmarks/bench_knowledge.py --parts processes --seeds 3 --resume  # a quiet machine
     python benchmarks/bench_knowledge.py --page benchmarks/results/knowledge-20261201.json
 """
 
@@ -42,7 +43,9 @@ PARTS = {
     "unrelated": "knowledge_peers:unrelated",
     "opposed": "knowledge_opposed:opposed",
     "hostile": "knowledge_opposed:hostile",
+    "processes": "knowledge_processes:processes",
 }
+QUIET = ("processes",)  # says nothing on a busy machine: only where it is asked for
 
 
 def about() -> dict[str, Any]:
@@ -78,7 +81,7 @@ def measured(said: argparse.Namespace, done: set[tuple[str, int]]) -> Iterator[d
 def words() -> argparse.ArgumentParser:
     """What can be said on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--parts", default=",".join(PARTS), help="default: all")
+    parser.add_argument("--parts", default=",".join(part for part in PARTS if part not in QUIET))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="measure what is missing alone")

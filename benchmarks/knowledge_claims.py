@@ -161,6 +161,19 @@ CLAIMS = (
         1.0,
         False,
     ),
+    Claim(
+        "two processes: seconds of one over those of two",
+        "processes",
+        lambda each: each["runs"]["1"]["seconds"] / each["runs"]["2"]["seconds"],
+        1.6,
+    ),
+    Claim(
+        "two processes: points of accuracy less than one",
+        "processes",
+        lambda each: 100 * (each["runs"]["1"]["accuracy"] - each["runs"]["2"]["accuracy"]),
+        0.5,
+        False,
+    ),
     Claim("laws: CPU seconds over the mean of the same rows", "laws", dearer, 1.2, False),
 )
 

@@ -36,6 +36,7 @@ def page(told: Told) -> str:
         ("Two camps that want the opposite", opposed_lines),
         ("One who lies among five", hostile_lines),
         ("Gradients reconciled by a law", law_lines),
+        ("One process and two", process_lines),
     )
     return "\n".join([*lines, *under_headings(sections, found)])
 
@@ -218,4 +219,17 @@ def law_lines(found: Measured) -> list[str]:
         gains = spread(against(here, arm, gain, "mean"))
         best = spread(100 * curves(each)[arm].best() for each in here)
         lines.append(f"| {arm} | {best} | {gains} | {costs} |")
+    return [*lines, "", f"Seeds: {len(here)}."]
+
+
+def process_lines(found: Measured) -> list[str]:
+    """Seconds of the wall and accuracy of both."""
+    here = of(found, "processes")
+    if not here:
+        return []
+    lines = ["| processes | seconds of the wall | accuracy in the end |", "|---|---|---|"]
+    for number in ("1", "2"):
+        runs = [each["runs"][number] for each in here]
+        right = spread(100 * run["accuracy"] for run in runs)
+        lines.append(f"| {number} | {spread(run['seconds'] for run in runs)} | {right} |")
     return [*lines, "", f"Seeds: {len(here)}."]
