@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import knowledge_data as data
-from benchmarks.knowledge_peers import WHOLE, agents, by_cross_loss, kind
-from benchmarks.knowledge_race import Agents, course, race
+from benchmarks.knowledge_peers import BATCH, WHOLE, agents, by_cross_loss, kind
+from benchmarks.knowledge_race import WIDTH, Agents, course, race, rectified_trunk
 from benchmarks.knowledge_sharing import UNGUARDED, Meetings, sharing
 from coterie import combine
 from coterie.knowledge import Evidence, Fusion, Lesson, Linear, Pupil, Rules, Scholar, Study
@@ -25,17 +25,11 @@ Law = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 
 NUM_OPPOSED = 6  # agents, every other one calls digit d by 9 - d
 NUM_DIGITS = 190  # that each learns from
-HIDDEN = 64
 OPPOSED_STEPS = 400
 GROUPING_STEP = 30
 HOSTILE_STEPS = 250
 LIE = 3.0  # times what an honest teacher would say, with the other sign
 CLAIM = Evidence(1e9, 1e9)  # samples and utility that the liar speaks of
-
-
-def perceptron() -> nn.Module:
-    """Features of a digit by one hidden layer."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(data.SIDE**2, HIDDEN), nn.ReLU())
 
 
 def camps(seed: int) -> dict[str, data.Split]:
@@ -63,8 +57,10 @@ def opposed(seed: int, num_steps: int = OPPOSED_STEPS) -> dict[str, Any]:
     splits = camps(seed)
 
     def fresh() -> Agents:
-        method = Linear(HIDDEN, data.NUM_CLASSES, 20)
-        each = {name: course(name, split, perceptron, method) for name, split in splits.items()}
+        method = Linear(WIDTH, data.NUM_CLASSES, BATCH)
+        each = {
+            name: course(name, split, rectified_trunk, method) for name, split in splits.items()
+        }
         return Agents([Scholar(name, c, seed) for name, c in each.items()], list(splits.values()))
 
     kin = sharing(fresh(), lambda: [WHOLE], begin=GROUPING_STEP, regroup=by_cross_loss)
