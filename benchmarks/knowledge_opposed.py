@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import knowledge_data as data
-from benchmarks.knowledge_peers import BATCH, WHOLE, agents, by_cross_loss, kind
-from benchmarks.knowledge_race import WIDTH, Agents, course, race, rectified_trunk
+from benchmarks.knowledge_peers import WHOLE, agents, by_cross_loss, kind
+from benchmarks.knowledge_race import Agents, race
 from benchmarks.knowledge_sharing import UNGUARDED, Meetings, sharing
 from coterie import combine
-from coterie.knowledge import Evidence, Fusion, Lesson, Linear, Pupil, Rules, Scholar, Study
+from coterie.knowledge import Evidence, Fusion, Lesson, Pupil, Rules, Study
 
 Law = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 
@@ -56,15 +56,12 @@ def opposed(seed: int, num_steps: int = OPPOSED_STEPS) -> dict[str, Any]:
     """Two camps with opposite answers: alone, all averaged, and kin averaged; with losses."""
     splits = camps(seed)
 
-    def fresh() -> Agents:
-        method = Linear(WIDTH, data.NUM_CLASSES, BATCH)
-        each = {
-            name: course(name, split, rectified_trunk, method) for name, split in splits.items()
-        }
-        return Agents([Scholar(name, c, seed) for name, c in each.items()], list(splits.values()))
-
-    kin = sharing(fresh(), lambda: [WHOLE], begin=GROUPING_STEP, regroup=by_cross_loss)
-    arms = {"alone": fresh(), "all": sharing(fresh(), lambda: [WHOLE]), "kin": kin}
+    kin = sharing(agents(splits, seed), lambda: [WHOLE], begin=GROUPING_STEP, regroup=by_cross_loss)
+    arms = {
+        "alone": agents(splits, seed),
+        "all": sharing(agents(splits, seed), lambda: [WHOLE]),
+        "kin": kin,
+    }
     found = race(arms, num_steps)
     with torch.no_grad():
         losses = {
