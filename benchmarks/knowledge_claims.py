@@ -51,28 +51,23 @@ class Claim:
 
 
 def curve(each: Told, arm: str) -> Curve:
-    """An arm of an outcome."""
-    return Curve.read(each["curves"][arm])
-
-
-def alone(each: Told) -> Curve:
-    """The best that learners alone came to, over the rates that were tried."""
-    return tuned({name: Curve.read(told) for name, told in each["curves"].items()})
+    """An arm of an outcome, at the better of the rates that were tried."""
+    return tuned({name: Curve.read(told) for name, told in each["curves"].items()}, arm)
 
 
 def gained(arm: str, each: Told) -> float:
     """Points over learners alone."""
-    return gain(curve(each, arm), alone(each))
+    return gain(curve(each, arm), curve(each, "alone"))
 
 
 def least(arm: str, each: Told) -> float:
     """Points of the task that gained least."""
-    return worst_gain(curve(each, arm), alone(each))
+    return worst_gain(curve(each, arm), curve(each, "alone"))
 
 
 def soon(arm: str, place: int, each: Told) -> float | None:
     """Time to the best of learners alone over their own, in steps (0) or CPU seconds (1)."""
-    found = sooner(curve(each, arm), alone(each), 1.0)
+    found = sooner(curve(each, arm), curve(each, "alone"), 1.0)
     return None if found is None else found[place]
 
 

@@ -103,7 +103,7 @@ def arm_table(found: Measured, arms: Sequence[str], base: str = "") -> list[str]
 def alphabet_lines(found: Measured) -> list[str]:
     """Alone at two rates, the trunk, and fusion."""
     here = of(found, "alphabets")
-    lines = arm_table(here, ("alone", "alone, other rate", "trunk", "fusion"))
+    lines = arm_table(here, ("alone", "alone, fast", "trunk", "trunk, fast", "fusion, fast"))
     if not here:
         return []
     names = ("Balinese", "Aramaic", "Greek", "Katakana", "Korean", "Latin", "Sanskrit", "Tagalog")
@@ -111,7 +111,10 @@ def alphabet_lines(found: Measured) -> list[str]:
     for arm in ("trunk", "fusion"):
         each = zip(
             *(
-                [100 * (a - b) for a, b in zip(arms[arm].peak(), tuned(arms).peak(), strict=True)]
+                [
+                    100 * (a - b)
+                    for a, b in zip(tuned(arms, arm).peak(), tuned(arms).peak(), strict=True)
+                ]
                 for arms in map(curves, here)
             ),
             strict=True,

@@ -73,14 +73,15 @@ class Curve:
         return None
 
 
-def tuned(arms: Mapping[str, Curve]) -> Curve:
-    """The best that learners alone came to, over the rates that were tried.
+def tuned(arms: Mapping[str, Curve], way: str = "alone") -> Curve:
+    """The best that one way to learn came to, over the rates that were tried.
 
     >>> low, high = (Curve((1,), (1.0,), ((each,),), 0) for each in (0.4, 0.5))
-    >>> tuned({"alone": low, "alone, other rate": high, "trunk": high}).best()
+    >>> tuned({"alone": low, "alone, fast": high, "trunk": high}).best()
     0.5
     """
-    return max((arm for name, arm in arms.items() if name.startswith("alone")), key=Curve.best)
+    tried = [arm for name, arm in arms.items() if name in (way, f"{way}, fast")]
+    return max(tried, key=Curve.best)
 
 
 def gain(ours: Curve, alone: Curve) -> float:

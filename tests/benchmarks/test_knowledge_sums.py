@@ -72,7 +72,7 @@ def test_time_is_steps_and_what_they_cost() -> None:
 
 
 def test_learners_alone_are_judged_by_the_best_of_their_rates() -> None:
-    arms = {"alone": curve([(0.3,)]), "alone, other rate": curve([(0.4,)]), "x": curve([(0.9,)])}
+    arms = {"alone": curve([(0.3,)]), "alone, fast": curve([(0.4,)]), "x": curve([(0.9,)])}
     assert tuned(arms).best() == 0.4
 
 
@@ -148,7 +148,7 @@ def test_a_page_tells_only_of_what_was_measured() -> None:
     about = {"date": "d", "machine": "m", "python": "3", "versions": {}}
     assert "##" not in page({"about": about, "measured": []})
     alone, ours = curve([(0.4,) * 8]), curve([(0.5,) * 8])
-    arms = {"alone": alone, "alone, other rate": alone, "trunk": ours, "fusion": ours}
+    arms = {"alone": alone, "alone, fast": alone, "trunk": ours, "fusion": ours}
     told = page({"about": about, "measured": [outcome("alphabets", 0, **arms)]})
     assert told.count("\n## ") == 2
     assert "| yes |" in told
