@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from coterie.tasks.clusters import Clusters, GaussianMixture, KMeans, PerCentre
     from coterie.tasks.contrastive import Contrastive
     from coterie.tasks.multitask import MultiTask
+    from coterie.tasks.prototypes import Prototypes
     from coterie.tasks.supervised import Supervised
     from coterie.tasks.tables import Table
 
@@ -64,6 +65,7 @@ __all__ = [
     "Only",
     "Outer",
     "PerCentre",
+    "Prototypes",
     "Reduce",
     "StrategyError",
     "Supervised",
@@ -99,6 +101,7 @@ _HOMES = {
     "Only": "coterie.sync.pieces",
     "Outer": "coterie.sync.outer",
     "PerCentre": "coterie.tasks.clusters",
+    "Prototypes": "coterie.tasks.prototypes",
     "Reduce": "coterie.sync.exchanges",
     "Supervised": "coterie.tasks.supervised",
     "Table": "coterie.tasks.tables",

@@ -13,7 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, JsonValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    Tag,
+)
 from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 from pydantic.json_schema import JsonSchemaValue
@@ -115,7 +123,7 @@ class TaskSpec(_Samples):
     """
 
     kind: Literal["supervised"] = "supervised"
-    """What kind of task it is: supervised, autoencoder, contrastive, clusters or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
     loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
     """(predictions, targets) -> mean over the batch."""
     metrics: dict[str, Ref] = Field(default_factory=dict)
@@ -146,7 +154,7 @@ class AutoencoderSpec(_Samples):
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
-    """What kind of task it is: supervised, autoencoder, contrastive, clusters or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
     error: Ref | None = None
     """(outputs, inputs) -> one value a sample; the mean square where none is given."""
     anomalies: Ref | None = None
@@ -166,7 +174,7 @@ class ContrastiveSpec(_Samples):
     """
 
     kind: Literal["contrastive"] = "contrastive"
-    """What kind of task it is: supervised, autoencoder, contrastive, clusters or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
     views: Ref | None = None
     """A batch -> a changed one; by the samples' shape where none is given."""
     head: Ref | None = None
@@ -192,7 +200,7 @@ class ClustersSpec(_Samples):
     """
 
     kind: Literal["clusters"] = "clusters"
-    """What kind of task it is: supervised, autoencoder, contrastive, clusters or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
     labelled: Ref | None = None
     """() -> Dataset with labels, held to which clusters are scored."""
 
@@ -200,6 +208,40 @@ class ClustersSpec(_Samples):
     def scores(self) -> tuple[str, ...]:
         """Names that its score will carry, and `until` may wait for."""
         return (NEGATIVE_LOSS, "ami") if self.labelled else (NEGATIVE_LOSS,)
+
+
+class PrototypesSpec(_Samples):
+    """Learning features in which samples are near the mean of their class.
+
+    >>> PrototypesSpec(model="m:net", train="m:train", test="m:test").scores
+    ('accuracy',)
+    """
+
+    kind: Literal["prototypes"] = "prototypes"
+    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    ways: Annotated[int, Field(strict=True, ge=2)] = 10
+    """Classes, at least, that the samples of a batch are told among."""
+    shots: Annotated[int, Field(strict=True, ge=1)] = 2
+    """Samples that the mean of a class is of, while it is learned."""
+    temperature: Positive = 20.0
+    """How much distances count."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names that its score will carry, and `until` may wait for."""
+        return ("accuracy",)
+
+
+def _head_kind(found: Any) -> str:
+    """Which of the kinds that can be heads a task is to be read as; of another, it is refused."""
+    kind = found.get("kind") if isinstance(found, Mapping) else getattr(found, "kind", None)
+    return "prototypes" if kind == "prototypes" else "supervised"
+
+
+HeadSpec = Annotated[
+    Annotated[TaskSpec, Tag("supervised")] | Annotated[PrototypesSpec, Tag("prototypes")],
+    Discriminator(_head_kind),
+]
 
 
 class MultiSpec(Words):
@@ -215,8 +257,9 @@ class MultiSpec(Words):
     """What kind of task it is: multi where there are tasks below."""
     trunk: Ref
     """() -> torch.nn.Module, or a Module class, whose features all heads read."""
-    tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
-    """The tasks, each under its name, with the keys of a supervised one; its model is its head."""
+    tasks: Annotated[dict[str, HeadSpec], Field(min_length=1)]
+    """The tasks, each under its name, with the keys of a supervised one, or of one of kind
+    prototypes; its model is its head."""
     train: Ref | None = None
     """What tasks learn from that name no train of their own."""
     test: Ref | None = None
@@ -244,8 +287,9 @@ class MultiSpec(Words):
         """For editors: a task need not name the datasets that are handed down to it."""
         whole = handler(core)
         tasks = whole["properties"]["tasks"]
-        one = handler.resolve_ref_schema(tasks["additionalProperties"])
-        tasks["additionalProperties"] = {**one, "required": ["model"]}
+        heads = tasks["additionalProperties"]["oneOf"]
+        handed = [{**handler.resolve_ref_schema(head), "required": ["model"]} for head in heads]
+        tasks["additionalProperties"] = {"anyOf": handed}
         return whole
 
     @property
@@ -292,7 +336,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-AnySpec = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | MultiSpec
+AnySpec = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | PrototypesSpec | MultiSpec
 KINDS: tuple[str, ...] = tuple(spec.model_fields["kind"].default for spec in get_args(AnySpec))
 
 

@@ -12,13 +12,14 @@ from torch.utils.data import TensorDataset
 
 from coterie.config import TaskSpec
 from coterie.errors import JobError
-from coterie.specs import AutoencoderSpec, ClustersSpec, ContrastiveSpec, MultiSpec
+from coterie.specs import AutoencoderSpec, ClustersSpec, ContrastiveSpec, MultiSpec, PrototypesSpec
 from coterie.tasks import (
     Autoencoder,
     Clusters,
     Conflict,
     Contrastive,
     MultiTask,
+    Prototypes,
     Supervised,
     checked,
     from_spec,
@@ -112,6 +113,9 @@ class TestFromSpec:
             ),
             Contrastive: ContrastiveSpec(**given, model=layer, views=views, head=layer, group=2),
             Clusters: ClustersSpec(**given, model=few),
+            Prototypes: PrototypesSpec(
+                train="mine_of_kinds:pairs", test="mine_of_kinds:pairs", model=layer, shots=1
+            ),
         }
         for kind, spec in specs.items():
             made = from_spec("mine", spec, self.root)

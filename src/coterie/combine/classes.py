@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 TEMPERATURE = 20.0  # of distances in features of about unit size
 
 
-def class_means(
-    features_BD: Tensor, targets_B: Tensor, num_classes: int
-) -> tuple[Tensor, Tensor]:
+def class_means(features_BD: Tensor, targets_B: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """The mean of each class's samples, (C, D), and how many there are, (C,); zeros for none.
 
     Snell et al. 2017, Prototypical Networks for Few-shot Learning.

@@ -59,6 +59,33 @@ def aligned(from_BD: Tensor, to_BE: Tensor, ridge: float = RIDGE) -> Map:
     return Map(weight_DE.to(from_BD), bias_E.to(from_BD))
 
 
+def turned(from_CE: Tensor, to_CD: Tensor) -> Map:
+    """The turn, scale and move that take points nearest to their partners in another space.
+
+    Schönemann 1966, A Generalized Solution of the Orthogonal Procrustes Problem, with a scale and
+    for spaces of other widths: distances keep their proportions, and what no point tells of is
+    left out. LessonError for fewer than two points.
+
+    >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    >>> told = turned(points, torch.stack([3 + points[:, 1], 5 - points[:, 0]], 1))
+    >>> told(points)[1].round(decimals=3)
+    tensor([3., 3.])
+    """
+    if len(from_CE) < 2:
+        raise LessonError(
+            f"expected two classes or more in common to align features by, found {len(from_CE)}"
+        )
+    x_CE, y_CD = from_CE.detach().double(), to_CD.detach().double()
+    mean_E, mean_D = x_CE.mean(0), y_CD.mean(0)
+    x_CE, y_CD = x_CE - mean_E, y_CD - mean_D
+    left, size, right = torch.linalg.svd(x_CE.T @ y_CD, full_matrices=False)
+    some = size > size.max() * 1e-9
+    turn_ED = left[:, some] @ right[some]
+    scale = size.sum() / x_CE.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
+    weight_ED = scale * turn_ED
+    return Map(weight_ED.to(from_CE), (mean_D - mean_E @ weight_ED).to(from_CE))
+
+
 def similarity(a_BD: Tensor, b_BE: Tensor) -> float:
     """Linear CKA of two spaces by features of the same samples, 0 to 1; turning changes nothing.
 

@@ -83,7 +83,11 @@ class Learned:
         share_N = torch.zeros_like(here_N)
         try:
             best = self._choose([slice(None)], share_N, here_N, way_N, pupil)
-            layers = [where for where in _layers(pupil.layout) if bool(way_N[where].any())]
+            layers = [
+                layer
+                for layer in _layers(pupil.layout)
+                if any(bool(way_N[where].any()) for where in layer)
+            ]
             for _ in range(self.by_layer):
                 for where in layers:
                     best = self._choose(where, best, here_N, way_N, pupil)

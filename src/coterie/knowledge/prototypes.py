@@ -13,22 +13,12 @@ from torch import Tensor
 
 from coterie.combine import class_means
 from coterie.errors import LessonError
-from coterie.knowledge.align import Map, aligned
+from coterie.knowledge.align import turned
 from coterie.knowledge.currency import Attended, evidence_of
 from coterie.knowledge.lesson import Lesson
 from coterie.knowledge.pupil import Moment, Pupil
 
 MEANS, COUNTS = "means", "counts"
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """Where samples of some classes are drawn to, and the map there where widths differ."""
-
-    means_CE: Tensor  # a row for each of the pupil's classes
-    known_C: Tensor  # which of them are known
-    map: Map | None  # from the pupil's features; None: they are alike
-    share: float
 
 
 @dataclass(frozen=True)
@@ -37,9 +27,9 @@ class Prototypes:
 
     After Tan et al. 2022, FedProto. Means of members with features of one width are merged with
     the pupil's own, each class by its samples, and so are the mean of the pooled samples where
-    features agree. A teacher of another width is heard through a linear map that the pupil fits
-    to its own samples, so that architectures may differ. Classes are matched by name: one class
-    in common is enough.
+    features agree. Means of another width are first laid over the pupil's own, by the turn and the
+    scale that bring them nearest: so architectures may differ, and what is heard is how far
+    classes lie from one another. Classes are matched by name.
 
     >>> Prototypes(weight=0.5).name
     'prototypes'
@@ -92,42 +82,24 @@ class Prototypes:
     def integrate(
         self, lessons: Sequence[Lesson], weights: Sequence[float], pupil: Pupil
     ) -> Attended:
-        """The pull towards the merged means of those alike, and those of others each by its map."""
-        with torch.no_grad():
-            targets = self._targets(lessons, weights, pupil)
+        """The mean squared distance of a batch's features to the merged means of their classes."""
+        own_CD, own_C = own_means(pupil)
+        rows = [(own_CD, own_C)]
+        for lesson, weight in zip(lessons, weights, strict=True):
+            mean_CE, count_C = placed(lesson, pupil.classes)
+            share_C = weight * count_C / count_C.sum().clamp(min=1e-12)
+            rows.append((_laid_over(mean_CE, count_C, own_CD, own_C), share_C))
+        means_CD, known_C = merged(rows)
 
         def term(pupil: Pupil, moment: Moment) -> Tensor:
-            return self.weight * pull(targets, moment)
+            known_B = known_C[moment.targets_B]
+            if not bool(known_B.any()):
+                return moment.features_BD.sum() * 0
+            wanted_BD = means_CD[moment.targets_B]
+            away_BD = (moment.features_BD - wanted_BD)[known_B]
+            return self.weight * away_BD.square().mean()
 
         return Attended(self.name, term, self.rehearsal_steps)
-
-    def _targets(
-        self, lessons: Sequence[Lesson], weights: Sequence[float], pupil: Pupil
-    ) -> list[Target]:
-        own_CD, own_C = own_means(pupil)
-        width = own_CD.shape[1]
-        alike = [i for i, lesson in enumerate(lessons) if lesson.arrays[MEANS].shape[1] == width]
-        others = [i for i in range(len(lessons)) if i not in alike]
-        total = sum(weights) or float(len(weights))
-        shares = [(weight if sum(weights) else 1.0) / total for weight in weights]
-        targets = []
-        if alike:
-            rows = [(own_CD, own_C)]
-            for i in alike:
-                mean_CD, count_C = placed(lessons[i], pupil.classes)
-                rows.append((mean_CD, weights[i] * count_C / count_C.sum().clamp(min=1e-12)))
-            means_CD, known_C = merged(rows)
-            targets.append(Target(means_CD, known_C, None, sum(shares[i] for i in alike)))
-        for i in others:
-            mean_CE, count_C = placed(lessons[i], pupil.classes)
-            to = _map(pupil, mean_CE, count_C > 0)
-            if to is not None:
-                targets.append(Target(mean_CE, count_C > 0, to, shares[i]))
-        if not targets:
-            raise LessonError(
-                f"expected samples of {pupil.name} to align features on, found none; give some"
-            )
-        return targets
 
 
 def own_means(pupil: Pupil) -> tuple[Tensor, Tensor]:
@@ -162,24 +134,9 @@ def placed(lesson: Lesson, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
     return mean_CE, count_C
 
 
-def pull(targets: Sequence[Target], moment: Moment) -> Tensor:
-    """The mean squared distance of a batch's features to where they are drawn, over all targets."""
-    pulls = []
-    for target in targets:
-        known_B = target.known_C[moment.targets_B]
-        if not bool(known_B.any()):
-            continue
-        features_BD = moment.features_BD[known_B]
-        there_BE = target.map(features_BD) if target.map else features_BD
-        wanted_BE = target.means_CE[moment.targets_B[known_B]].to(there_BE)
-        pulls.append(target.share * (there_BE - wanted_BE).square().mean())
-    return torch.stack(pulls).sum() if pulls else moment.features_BD.sum() * 0
-
-
-def _map(pupil: Pupil, mean_CE: Tensor, known_C: Tensor) -> Map | None:
-    """From the pupil's features to a teacher's, by where the pupil's own samples should lie."""
-    inputs_B, targets_B = pupil.examples()
-    known_B = known_C[targets_B]
-    if not bool(known_B.any()):
-        return None
-    return aligned(pupil.features(inputs_B[known_B]), mean_CE[targets_B[known_B]])
+def _laid_over(mean_CE: Tensor, count_C: Tensor, own_CD: Tensor, own_C: Tensor) -> Tensor:
+    """A teacher's means in the pupil's space: as they are, or turned where widths differ."""
+    if mean_CE.shape[1] == own_CD.shape[1]:
+        return mean_CE.to(own_CD)
+    both_C = (count_C > 0) & (own_C > 0)
+    return turned(mean_CE[both_C].to(own_CD), own_CD[both_C])(mean_CE.to(own_CD))

@@ -8,6 +8,7 @@ from coterie.tasks.clusters import Clusters
 from coterie.tasks.contrastive import Contrastive
 from coterie.tasks.kinds import checked, from_spec
 from coterie.tasks.multitask import MultiTask
+from coterie.tasks.prototypes import Prototypes
 from coterie.tasks.supervised import Supervised
 from coterie.tasks.tables import MISSING, Table
 from coterie.tasks.weighing import Conflict
@@ -21,6 +22,7 @@ __all__ = [
     "IndexedTask",
     "MultiTask",
     "NamedTask",
+    "Prototypes",
     "StagedTask",
     "Supervised",
     "Table",

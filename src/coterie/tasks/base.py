@@ -81,3 +81,21 @@ class StagedTask(IndexedTask, Protocol):
     @property
     def in_stages(self) -> bool:
         """Whether stages, on one part of a batch after another, would learn just the same."""
+
+
+@runtime_checkable
+class HeadTask(NamedTask, Protocol):
+    """A task that may share a trunk with others: its model is a head, which reads features.
+
+    Its batches are (inputs, targets); the trunk reads the inputs alone.
+    """
+
+    @property
+    def train(self) -> Any:
+        """What it was given to learn from."""
+
+    def under(self, model: Any) -> NamedTask:
+        """The same samples and loss with another model, or with what makes one."""
+
+    def judge(self, predictions: Any, targets: Any, device: torch.device) -> Tensor:
+        """The mean loss of what the head made of a batch's inputs, on a device."""

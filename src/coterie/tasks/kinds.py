@@ -17,6 +17,7 @@ from coterie.specs import (
     ClustersSpec,
     ContrastiveSpec,
     MultiSpec,
+    PrototypesSpec,
     Ref,
     TaskSpec,
 )
@@ -25,6 +26,7 @@ from coterie.tasks.base import NamedTask
 from coterie.tasks.clusters import Clusters
 from coterie.tasks.contrastive import Contrastive
 from coterie.tasks.multitask import MultiTask
+from coterie.tasks.prototypes import Prototypes
 from coterie.tasks.references import instantiate, quoted, resolve
 from coterie.tasks.supervised import Supervised
 from coterie.tasks.views import by_shape
@@ -55,6 +57,8 @@ def from_spec(name: str, spec: AnySpec, root: str) -> NamedTask:
             return checked(_contrastive(name, spec, root))
         case ClustersSpec():
             return checked(_clusters(name, spec, root))
+        case PrototypesSpec():
+            return checked(_prototypes(name, spec, root, functools.partial(instantiate, root=root)))
         case MultiSpec():
             return checked(_multi(name, spec, root))
 
@@ -110,6 +114,21 @@ def _clusters(name: str, spec: ClustersSpec, root: str) -> Clusters:
     )
 
 
+def _prototypes(
+    name: str, spec: PrototypesSpec, root: str, data: Callable[[Ref], Any]
+) -> Prototypes:
+    return Prototypes(
+        name,
+        _model(spec.model, root),
+        data(spec.train),
+        data(spec.test),
+        ways=spec.ways,
+        shots=spec.shots,
+        temperature=spec.temperature,
+        collate=_ready(spec.collate, root) if spec.collate else None,
+    )
+
+
 def _multi(name: str, spec: MultiSpec, root: str) -> MultiTask:
     made: dict[str, Any] = {}
 
@@ -117,7 +136,12 @@ def _multi(name: str, spec: MultiSpec, root: str) -> MultiTask:
         key = json.dumps([ref.call, ref.kwargs], sort_keys=True)
         return made[key] if key in made else made.setdefault(key, instantiate(ref, root))
 
-    tasks = [_supervised(each, part, root, once) for each, part in spec.tasks.items()]
+    tasks = [
+        _supervised(each, part, root, once)
+        if isinstance(part, TaskSpec)
+        else _prototypes(each, part, root, once)
+        for each, part in spec.tasks.items()
+    ]
     return MultiTask(name, _model(spec.trunk, root), tasks, _balance(spec, root))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from coterie.errors import JobError, NotFinite
 from coterie.specs import TEST_LOSS
+from coterie.tasks.base import HeadTask, NamedTask
 from coterie.tasks.network import Network
 from coterie.tasks.samples import Model, built, device_of, drawn, to_device
 from coterie.tasks.supervised import Supervised, predict_pairs
@@ -31,6 +32,7 @@ class Group(NamedTuple):
 
     inputs: Any
     answers: Mapping[str, tuple[Tensor | None, Any]]
+    size: int  # samples that are learned; there may be more inputs
 
 
 class Source(NamedTuple):
@@ -73,7 +75,7 @@ class MultiTask:
     kind: ClassVar[str] = "multi"
     name: str
     trunk: Model
-    tasks: Mapping[str, Supervised]
+    tasks: Mapping[str, HeadTask]
     balance: Balance
     sources: tuple[Source, ...]
     given: Mapping[str, Any]  # the arguments as they were given: what another process can rebuild
@@ -82,7 +84,7 @@ class MultiTask:
         self,
         name: str,
         trunk: Model,
-        tasks: Sequence[Supervised],
+        tasks: Sequence[HeadTask],
         balance: str | Mapping[str, float] | Balance = "equal",
     ) -> None:
         _check_names(name, [task.name for task in tasks])
@@ -120,14 +122,14 @@ class MultiTask:
             return Network(trunk, heads, {})
         return Network(trunk, heads, self.balance.memory(tuple(self.tasks)))
 
-    def alone(self, name: str) -> Supervised:
+    def alone(self, name: str) -> NamedTask:
         """One of the tasks by itself: the same trunk under the same head, and its own samples."""
         task = self.tasks[name]
 
         def model() -> nn.Module:
             return nn.Sequential(built(f"trunk of {self.name}", self.trunk), task.build())
 
-        return _with(task, model=model)
+        return task.under(model)
 
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, in groups of one source each."""
@@ -177,12 +179,12 @@ class MultiTask:
         parts = {}
         for group, encoded in zip(groups, features, strict=True):
             for name, (which, targets) in group.answers.items():
-                task, num = self.tasks[name], _length(group.inputs if which is None else which)
+                task, num = self.tasks[name], group.size if which is None else len(which)
                 if not num:
                     continue
                 told = encoded if which is None else _rows(encoded, which)
                 loss = task.judge(model.heads[name](told), targets, device_of(model))
-                parts[name] = Part(loss, self.num_train / len(task.train) * num / size)
+                parts[name] = Part(loss, self.num_train / task.num_train * num / size)
         _check_finite(parts)
         return parts
 
@@ -258,7 +260,7 @@ class MultiTask:
     def _group(self, source: Source, indices: Sequence[int]) -> Group:
         if source.table is not None:
             told = {name: source.table.answered(name, indices) for name in source.tasks}
-            return Group(source.table.gather(indices), told)
+            return Group(source.table.gather(indices), told, len(indices))
         (name,) = source.tasks
         data = self.tasks[name].fetch(indices).data
         if not isinstance(data, tuple | list) or len(data) != 2:
@@ -266,7 +268,7 @@ class MultiTask:
                 f"expected {name} to have samples of (inputs, targets), found "
                 f"{type(data).__name__}; a trunk reads the inputs alone, so let collate make pairs"
             )
-        return Group(data[0], {name: (None, data[1])})
+        return Group(data[0], {name: (None, data[1])}, len(indices))
 
 
 class _Agreed(torch.autograd.Function):
@@ -295,35 +297,36 @@ def _check_names(whole: str, names: Sequence[str]) -> None:
             )
 
 
-def _in_columns(task: Supervised, tables: dict[Any, Table]) -> Supervised:
+def _in_columns(task: HeadTask, tables: dict[Any, Table]) -> HeadTask:
     """The task on its own column wherever it was given a table, one table for all that share it."""
+    if not isinstance(task, Supervised):
+        return task
     if task.predict is not predict_pairs:
         raise JobError(
             f"expected {task.name} to have samples of (inputs, targets), found predict; "
             "a trunk reads the inputs alone, so let collate make pairs"
         )
-    columns = {}
-    for role in ("train", "test"):
-        dataset = getattr(task, role)
+    columns: dict[str, Any] = {"train": task.train, "test": task.test}
+    for role, dataset in columns.items():
         if isinstance(dataset, Table):
             table = tables.setdefault(task.given[role], dataset)
             columns[role] = table.column(task.name)
-    return _with(task, **columns) if columns else task
-
-
-def _with(task: Supervised, **changed: Any) -> Supervised:
-    parts = {key: changed.get(key, getattr(task, key)) for key in ("model", "train", "test")}
     return Supervised(
-        task.name, **parts, loss=task.criterion, metrics=task.metrics, collate=task.collate
+        task.name,
+        task.model,
+        **columns,
+        loss=task.criterion,
+        metrics=task.metrics,
+        collate=task.collate,
     )
 
 
-def _sources(tasks: Mapping[str, Supervised]) -> Iterator[Source]:
+def _sources(tasks: Mapping[str, HeadTask]) -> Iterator[Source]:
     """The tasks' own datasets and the tables they share, in the order in which they are named."""
     told: list[Table] = []
     for name, task in tasks.items():
         if not isinstance(task.train, Column):
-            yield Source(len(task.train), (name,), None)
+            yield Source(task.num_train, (name,), None)
         elif not any(task.train.table is table for table in told):
             table = task.train.table
             told.append(table)
@@ -351,13 +354,6 @@ def _rows(encoded: Any, which: Tensor | slice) -> Any:
     if isinstance(encoded, Tensor):
         return encoded[which]
     return type(encoded)(_rows(part, which) for part in encoded)
-
-
-def _length(inputs: Any) -> int:
-    """How many samples there are in a nest of tensors."""
-    while not isinstance(inputs, Tensor):
-        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
-    return len(inputs)
 
 
 def _check_finite(parts: Mapping[str, Part]) -> None:

@@ -159,6 +159,18 @@ class Supervised:
         """A fresh model: made anew, or a deep copy of the module given."""
         return built("model", self.model)
 
+    def under(self, model: nn.Module | Callable[[], nn.Module]) -> Supervised:
+        """The same samples and loss with another model; `predict` is left to pairs."""
+        return Supervised(
+            self.name,
+            model,
+            self.train,
+            self.test,
+            self.criterion,
+            metrics=self.metrics,
+            collate=self.collate,
+        )
+
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, collated in that order."""
         return Batch(gather(self.train, indices, self.collate), len(indices))
