@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from coterie.errors import LessonError
-from coterie.knowledge.align import aligned, similarity
+from coterie.knowledge.align import aligned, similarity, turned
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -31,6 +31,22 @@ def test_a_space_that_is_another_one_turned_and_moved_is_found_again() -> None:
     assert torch.allclose(aligned(x, y, ridge=0.0)(x), y, atol=1e-8)
     with pytest.raises(LessonError, match="samples to align features on, found none"):
         aligned(x[:0], y[:0])
+
+
+def test_a_turn_keeps_proportions_and_is_the_best_of_all_turns() -> None:
+    points, there = drawn(0, 7, 5), drawn(1, 7, 3)
+    found = turned(points, there)
+    wide = drawn(2, 5, 9)
+    turn, _ = torch.linalg.qr(wide.T)
+    assert torch.allclose(turned(points, 2 * points @ turn.T + 4)(points), 2 * points @ turn.T + 4)
+    best = (found(points) - there).square().sum()
+    for seed in range(20):
+        other, _ = torch.linalg.qr(drawn(seed, 5, 3))
+        moved = (points - points.mean(0)) @ other
+        scale = (moved * (there - there.mean(0))).sum() / moved.square().sum()
+        assert best <= (scale * moved + there.mean(0) - there).square().sum() + 1e-9
+    with pytest.raises(LessonError, match="two classes or more in common"):
+        turned(points[:1], there[:1])
 
 
 def test_similarity_is_symmetric_knows_turned_spaces_and_is_nothing_by_chance() -> None:

@@ -64,24 +64,28 @@ def test_a_class_that_nobody_else_knows_is_drawn_to_where_it_is_itself(make: Mak
     assert bool(pulled(ann, [lesson], [12.0]).isfinite())
 
 
-def test_other_widths_are_heard_through_a_map_and_help_the_few_samples_of_a_pupil(
-    make: Make,
-) -> None:
-    gains = []
-    for name in ("ann", "bob", "cid", "dan"):
-        wide = make("wide", 60, width=12, each=30)
-        lesson = Prototypes().teach(wide)
-        scores = []
-        for lessons in ([], [lesson]):
-            pupil = make(name, 10, each=2)
-            if lessons:
-                Prototypes().check(lesson, pupil)
-                Prototypes().integrate(lessons, [6.0], pupil).apply(pupil)
-            for _ in range(40):
-                pupil.step()
-            scores.append(float(pupil.held_out().mean()))
-        gains.append(scores[1] - scores[0])
-    assert sum(gains) > 0
+def test_means_of_another_width_count_as_those_they_are_a_turn_of(make: Make) -> None:
+    ann, bob = make("ann"), make("bob", 20)
+    same = Prototypes().teach(bob)
+    wide = make("wide", width=12)
+    turn, _ = torch.linalg.qr(torch.randn(12, 8, generator=torch.Generator().manual_seed(0)))
+    ann.place(bob.vector())
+    own, _ = own_means(ann)
+    arrays = {"means": 3 * own @ turn.T + 1, "counts": same.arrays["counts"]}
+    told = Lesson("wide", "t", "prototypes", 0, arrays, same.evidence, classes=ann.classes)
+    mine = Lesson(
+        "bob", "t", "prototypes", 0, {**arrays, "means": own}, same.evidence, classes=ann.classes
+    )
+    assert torch.allclose(pulled(ann, [told], [12.0]), pulled(ann, [mine], [12.0]), atol=1e-5)
+    true = Prototypes().teach(wide)
+    Prototypes().check(true, ann)
+    assert pulled(ann, [true], [12.0]).item() > 0
+
+
+def test_another_width_with_one_class_in_common_tells_nothing(make: Make) -> None:
+    ann, wide = make("ann"), make("wide", width=12, classes=("red", "pink", "grey"))
+    with pytest.raises(LessonError, match="two classes or more in common to align"):
+        pulled(ann, [Prototypes().teach(wide)], [12.0])
 
 
 def test_a_boast_of_counts_is_held_to_the_weight_of_the_lesson(make: Make) -> None:

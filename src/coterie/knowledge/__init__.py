@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from coterie.knowledge.affinity import cross_loss, cross_loss_row, look_ahead
 from coterie.knowledge.board import Board, Heard, MemoryBoard
 from coterie.knowledge.currency import Attended, Change, Currency, Placed
+from coterie.knowledge.distill import Hints, Labels, Pool
 from coterie.knowledge.events import BoardFailed, Event, LessonRefused, LessonTaken
+from coterie.knowledge.experience import Samples, Transitions
 from coterie.knowledge.fusion import Fixed, Fusion, Learned
 from coterie.knowledge.gate import Gate, Open, Verdict
+from coterie.knowledge.graph import Graph, gathered
 from coterie.knowledge.lesson import Door, Evidence, Lesson, Packing
+from coterie.knowledge.prototypes import Prototypes
 from coterie.knowledge.pupil import Moment, Pupil, Term
 from coterie.knowledge.scholar import Course, Episodes, Linear, Scholar
 from coterie.knowledge.study import Rules, Study
@@ -27,7 +32,10 @@ __all__ = [
     "Fixed",
     "Fusion",
     "Gate",
+    "Graph",
     "Heard",
+    "Hints",
+    "Labels",
     "Learned",
     "Lesson",
     "LessonRefused",
@@ -38,11 +46,19 @@ __all__ = [
     "Open",
     "Packing",
     "Placed",
+    "Pool",
+    "Prototypes",
     "Pupil",
     "Rules",
+    "Samples",
     "Scholar",
     "Study",
     "Term",
+    "Transitions",
     "Trust",
     "Verdict",
+    "cross_loss",
+    "cross_loss_row",
+    "gathered",
+    "look_ahead",
 ]

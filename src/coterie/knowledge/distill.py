@@ -121,7 +121,7 @@ class Labels:
         soft_UC = mean_UC**self.power / (mean_UC**self.power).sum(1, keepdim=True)
 
         def term(pupil: Pupil, moment: Moment) -> Tensor:
-            drawn = torch.randint(len(soft_UC), (min(self.batch, len(soft_UC)),))
+            drawn = torch.randperm(len(soft_UC))[: self.batch]
             logits_BC = pupil.predictions(self.pool.inputs_U[drawn])
             return self.weight * F.cross_entropy(self.scale * logits_BC, soft_UC[drawn])
 
@@ -180,7 +180,7 @@ class Hints:
         spread = [float(hint_UE.var(0, unbiased=False).mean()) + 1e-12 for hint_UE in hints]
 
         def term(pupil: Pupil, moment: Moment) -> Tensor:
-            drawn = torch.randint(len(own_UD), (min(self.batch, len(own_UD)),))
+            drawn = torch.randperm(len(own_UD))[: self.batch]
             features_BD = pupil.features(self.pool.inputs_U[drawn])
             errors = [
                 share / size * (to(features_BD) - hint_UE[drawn]).square().mean()
