@@ -29,7 +29,7 @@ from benchmarks.knowledge_race import (
 from benchmarks.knowledge_sharing import sharing
 from coterie.combine import class_means
 from coterie.knowledge import Fusion
-from coterie.knowledge.scholar import Course, Episodes, Linear, Scholar
+from coterie.knowledge.scholar import Course, Episodes, Linear, Scholar, draws_seed
 from coterie.tasks import Conflict, MultiTask, Supervised
 
 NUM_SHOTS = 5
@@ -100,9 +100,8 @@ class Trunk:
             torch.manual_seed(seed)
             self.model = self.task.build()
             self.draws = []
-            for each in courses.values():
-                torch.manual_seed(seed)
-                each.trunk(), each.method.head()
+            for name in courses:
+                torch.manual_seed(draws_seed(name, seed))
                 self.draws.append(torch.get_rng_state())
         self.optimizer = first.optimizer(list(self.model.parameters()))
 
