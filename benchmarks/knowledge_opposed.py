@@ -103,7 +103,7 @@ class Joined(Meetings):
 
 def hostile(seed: int, num_steps: int = HOSTILE_STEPS) -> dict[str, Any]:
     """Four who fuse, and a fifth who lies: nobody lies, gates, none, the median of all."""
-    five = kind(data.clothes(), "clothes", seed, num_kept=2)
+    five = kind(data.clothes(), "clothes", seed, (5, 2))
     honest = dict(list(five.items())[:4])
     (last,) = list(five.items())[4:]
 
