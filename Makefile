@@ -1,4 +1,4 @@
-# demo | test | check | bench | fmt | clean. The first use makes .venv; later ones need no network.
+# demo | test | test-libraries | check | bench | fmt | clean. The first use makes .venv; later ones need no network.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,17 +6,32 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.stamp
 SOURCES := src tests $(wildcard examples) $(wildcard benchmarks)
 PAGES := docs $(wildcard README.md)
-BENCHES := $(sort $(wildcard benchmarks/bench_*.py))
+# Ray has an environment of its own.
+BENCHES := $(sort $(filter-out %/bench_ray.py,$(wildcard benchmarks/bench_*.py)))
 
-.PHONY: demo test check lint types arrows doctests bench bench-sync bench-faults bench-decide bench-knowledge fmt clean
+.PHONY: demo test test-libraries test-ray check lint types arrows doctests fmt clean
+.PHONY: bench bench-sync bench-faults bench-decide bench-knowledge bench-ray
 
 demo: $(READY)
 	$(BIN)/coterie demo
 
 # What starts real processes has the machine to itself.
 test: $(READY)
-	$(BIN)/python -m pytest tests -q -n 2 -m "not processes"
-	$(BIN)/python -m pytest tests -q -m processes
+	$(BIN)/python -m pytest tests -q -n 2 -m "not processes" --ignore tests/libraries
+	$(BIN)/python -m pytest tests -q -m processes --ignore tests/libraries
+
+# Models of other libraries, in an environment of its own: .ci/libraries.
+LIBRARIES ?= .venv-libraries
+test-libraries:
+	test -x $(LIBRARIES)/bin/python || $(PYTHON) -m venv $(LIBRARIES)
+	$(LIBRARIES)/bin/python -m pip install --quiet -c constraints.txt setuptools
+	$(LIBRARIES)/bin/python -m pip install --quiet -c constraints.txt -c constraints-libraries.txt --no-build-isolation -e ".[dev,libraries]"
+	KERAS_BACKEND=torch HF_HUB_OFFLINE=1 $(LIBRARIES)/bin/python -m pytest tests/libraries -q -rs
+
+# With Ray, in an environment of its own; its tests skip without it.
+RAY_VENV ?= .venv-ray
+test-ray: $(RAY_VENV)/.stamp
+	$(RAY_VENV)/bin/python -m pytest tests/faults/test_ray.py tests/e2e/test_ray.py -q --durations=5
 
 check: lint types arrows doctests
 
@@ -59,12 +74,16 @@ bench-knowledge: $(READY)
 	$(BIN)/python benchmarks/bench_knowledge.py --parts grouping --seeds 10 --resume
 	$(BIN)/python benchmarks/bench_knowledge.py --seeds 5 --resume
 
+# Agents on a cluster of Ray, in namespaces, beside what Ray itself does: needs root.
+bench-ray: $(RAY_VENV)/.stamp
+	$(RAY_VENV)/bin/python benchmarks/bench_ray.py
+
 fmt: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LIBRARIES) $(RAY_VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The build tool comes first and pinned, so that an environment once made can be refreshed offline.
@@ -73,4 +92,10 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	touch $@
+
+$(RAY_VENV)/.stamp: pyproject.toml constraints.txt
+	test -x $(RAY_VENV)/bin/python || $(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet -c constraints.txt setuptools
+	$(RAY_VENV)/bin/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev,ray]"
 	touch $@

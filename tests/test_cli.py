@@ -116,10 +116,22 @@ def test_commands_and_their_options_are_frozen() -> None:
         "init": ["path", "--task", "--set", "--schema", "--json"],
         "schema": ["file", "--json"],
         "demo": ["--runs", "--json", "--plain"],
-        "train": ["path", "--set", "--resume", "--resume-from", "--runs", "--json", "--plain"],
+        "train": [
+            "path",
+            "--set",
+            "--engine",
+            "--resume",
+            "--resume-from",
+            "--runs",
+            "--json",
+            "--plain",
+        ],
         "plan": ["paths", "--cluster", "--set", "--measure", "--json"],
         "place": ["cluster", "--json"],
-        "run": ["words", "--agents", "--strategy", "--name", "--set", "--runs", "--json"],
+        "run": [
+            *("words", "--agents", "--strategy", "--name", "--resume", "--resume-from", "--alone"),
+            *("--set", "--engine", "--runs", "--json"),
+        ],
         "simulate": [
             *("path", "--cluster", "--set", "--kill", "--failures", "--runs", "--json"),
         ],
@@ -403,6 +415,40 @@ class TestRun:
         result = coterie("run", *words, script)
         assert result.exit_code == 2
         assert refusal in result.stderr
+
+    @pytest.mark.parametrize(
+        ("words", "origin"), [(("--resume",), "train"), (("--resume-from", "x"), "x")]
+    )
+    def test_goes_on_from_the_newest_run_of_its_name_or_from_the_one_that_is_named(
+        self,
+        words: tuple[str, ...],
+        origin: str,
+        script: Path,
+        runs: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (runs / "train").mkdir(parents=True)
+        fake = FakeLaunch()
+        monkeypatch.setattr("coterie.engines.launch.launch", fake)
+        coterie("run", "--runs", runs, "--name", "train", *words, script)
+        assert fake.resume in (runs / origin, Path(origin))
+
+    def test_alone_this_process_becomes_the_script_s(
+        self, script: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        became: list[list[str]] = []
+        monkeypatch.setattr("os.name", "posix")
+        monkeypatch.setattr("os.execv", lambda _, words: became.append(words))
+        monkeypatch.setattr("subprocess.call", lambda words: became.append(words) or 3)
+        result = coterie("run", "--alone", "--agents", 1, script, "--lr", 0.1)
+        assert became[0] == [sys.executable, str(script), "--lr", "0.1"]
+        assert result.exit_code == 3  # as where no process can become another
+
+    @pytest.mark.parametrize("words", [("--agents", 2), ("--resume",), ("--set", "seed=1")])
+    def test_alone_refuses_what_needs_a_run(self, script: Path, words: tuple[object, ...]) -> None:
+        result = coterie("run", "--alone", *words, script)
+        assert result.exit_code == 2
+        assert f"a run of agents has, found {words[0]};" in result.stderr
 
     def test_a_script_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         result = coterie("run", tmp_path / "none.py")

@@ -38,10 +38,15 @@ if TYPE_CHECKING:
     from coterie.tasks.autoencoder import Autoencoder
     from coterie.tasks.clusters import Clusters, GaussianMixture, KMeans, PerCentre
     from coterie.tasks.contrastive import Contrastive
+    from coterie.tasks.keras import KerasNet
+    from coterie.tasks.lightning import Lightning
     from coterie.tasks.multitask import MultiTask
+    from coterie.tasks.outputs import own_loss
+    from coterie.tasks.passes import Streamed, Transformed
     from coterie.tasks.prototypes import Prototypes
     from coterie.tasks.supervised import Supervised
     from coterie.tasks.tables import Table
+    from coterie.watch.callbacks import KerasCallbacks
 
 __all__ = [
     "Autoencoder",
@@ -59,7 +64,10 @@ __all__ = [
     "JobError",
     "JoinError",
     "KMeans",
+    "KerasCallbacks",
+    "KerasNet",
     "LessonError",
+    "Lightning",
     "MultiTask",
     "NotFinite",
     "Only",
@@ -68,14 +76,17 @@ __all__ = [
     "Prototypes",
     "Reduce",
     "StrategyError",
+    "Streamed",
     "Supervised",
     "Table",
     "Torn",
     "TrainingError",
+    "Transformed",
     "__version__",
     "chain",
     "join",
     "load_job",
+    "own_loss",
     "parse",
     "train",
 ]
@@ -97,17 +108,23 @@ _HOMES = {
     "Int8": "coterie.sync.codecs",
     "Job": "coterie.config",
     "KMeans": "coterie.tasks.clusters",
+    "KerasCallbacks": "coterie.watch.callbacks",
+    "KerasNet": "coterie.tasks.keras",
+    "Lightning": "coterie.tasks.lightning",
     "MultiTask": "coterie.tasks.multitask",
     "Only": "coterie.sync.pieces",
     "Outer": "coterie.sync.outer",
     "PerCentre": "coterie.tasks.clusters",
     "Prototypes": "coterie.tasks.prototypes",
     "Reduce": "coterie.sync.exchanges",
+    "Streamed": "coterie.tasks.passes",
     "Supervised": "coterie.tasks.supervised",
     "Table": "coterie.tasks.tables",
+    "Transformed": "coterie.tasks.passes",
     "chain": "coterie.sync.chain",
     "join": "coterie.agents.me",
     "load_job": "coterie.config",
+    "own_loss": "coterie.tasks.outputs",
     "parse": "coterie.sync.reading",
     "train": "coterie.engines.train",
 }

@@ -16,6 +16,7 @@ from pydantic import field_validator as check
 from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
+from coterie.homes import Engine
 from coterie.refusals import checked, shown
 from coterie.specs import (
     BUDGETS,
@@ -33,6 +34,7 @@ from coterie.yamls import read_file, read_yaml, write_yaml
 __all__ = [
     "Agents",
     "Drill",
+    "Engine",
     "Job",
     "Ref",
     "Scheduler",
@@ -176,6 +178,8 @@ class Job(Words):
     """The first one reached ends the run: epochs, steps, minutes, or a metric of the task."""
     agents: Agents = Agents()
     """Who learns; a number is as many of this machine."""
+    engine: Engine = Engine()
+    """Where agents live: on this machine, or on a Ray cluster."""
     listen: str = "127.0.0.1:0"
     """Where agents dial in: host:port, port 0 for a free one. Other machines need an address of
     this one that they reach."""
@@ -252,6 +256,11 @@ class Job(Words):
             raise JobError(
                 f"expected in until one or more of {', '.join(possible)}, "
                 f"found {', '.join(unknown) or 'none'}; name one of these or add a metric"
+            )
+        if self.engine.kind == "ray" and (self.agents.speeds or self.agents.spares or self.drill):
+            raise JobError(
+                "expected no agents.speeds, agents.spares or drill on a Ray cluster, found one; "
+                "leave them out: they are for agents of this machine"
             )
         if self.script is not None:
             return self

@@ -36,7 +36,7 @@ NEGATIVE_LOSS = "negative_loss"  # the same with its sign turned: higher is bett
 
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
-_CALL = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
+_CALL = re.compile(r"\w+(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")  # a file may begin with its number
 
 
 def shorter(form: JsonSchemaValue) -> Callable[..., JsonSchemaValue]:
@@ -123,7 +123,8 @@ class TaskSpec(_Samples):
     """
 
     kind: Literal["supervised"] = "supervised"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     loss: Ref = Ref(call="torch.nn.functional:cross_entropy")
     """(predictions, targets) -> mean over the batch."""
     metrics: dict[str, Ref] = Field(default_factory=dict)
@@ -154,7 +155,8 @@ class AutoencoderSpec(_Samples):
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     error: Ref | None = None
     """(outputs, inputs) -> one value a sample; the mean square where none is given."""
     anomalies: Ref | None = None
@@ -174,7 +176,8 @@ class ContrastiveSpec(_Samples):
     """
 
     kind: Literal["contrastive"] = "contrastive"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     views: Ref | None = None
     """A batch -> a changed one; by the samples' shape where none is given."""
     head: Ref | None = None
@@ -200,7 +203,8 @@ class ClustersSpec(_Samples):
     """
 
     kind: Literal["clusters"] = "clusters"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     labelled: Ref | None = None
     """() -> Dataset with labels, held to which clusters are scored."""
 
@@ -208,6 +212,25 @@ class ClustersSpec(_Samples):
     def scores(self) -> tuple[str, ...]:
         """Names that its score will carry, and `until` may wait for."""
         return (NEGATIVE_LOSS, "ami") if self.labelled else (NEGATIVE_LOSS,)
+
+
+class LightningSpec(_Samples):
+    """Learning by the steps of a Lightning module; `model` makes it.
+
+    >>> LightningSpec(model="m:Net", train="m:train", test="m:test", metrics=["val_acc"]).scores
+    ('val_acc',)
+    """
+
+    kind: Literal["lightning"] = "lightning"
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
+    metrics: list[str] = Field(default_factory=list)
+    """What validation_step logs, higher being better."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names that its score will carry, and `until` may wait for."""
+        return tuple(self.metrics)
 
 
 class PrototypesSpec(_Samples):
@@ -218,7 +241,8 @@ class PrototypesSpec(_Samples):
     """
 
     kind: Literal["prototypes"] = "prototypes"
-    """What kind of task: supervised, autoencoder, contrastive, clusters, prototypes or multi."""
+    """What kind of task: supervised, autoencoder, contrastive, clusters, lightning, prototypes or
+    multi."""
     ways: Annotated[int, Field(strict=True, ge=2)] = 10
     """Classes, at least, that the samples of a batch are told among."""
     shots: Annotated[int, Field(strict=True, ge=1)] = 2
@@ -336,7 +360,15 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-AnySpec = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | PrototypesSpec | MultiSpec
+AnySpec = (
+    TaskSpec
+    | AutoencoderSpec
+    | ContrastiveSpec
+    | ClustersSpec
+    | LightningSpec
+    | PrototypesSpec
+    | MultiSpec
+)
 KINDS: tuple[str, ...] = tuple(spec.model_fields["kind"].default for spec in get_args(AnySpec))
 
 

@@ -18,8 +18,11 @@ from torch.utils.data import (
 )
 
 from coterie.agents.loop import Loop
+from coterie.agents.me import Alone
 from coterie.agents.prepared import Schedule, Shares, Stepper, Things, fetched
 from coterie.errors import JobError
+from coterie.tasks.passes import Streamed as Numbered
+from coterie.tasks.passes import Transformed
 
 PAIRS = TensorDataset(torch.eye(6), torch.arange(6))
 
@@ -56,8 +59,9 @@ def looped() -> tuple[Loop, torch.optim.Optimizer]:
 @pytest.mark.parametrize(
     ("loader", "words"),
     [
-        (DataLoader(Streamed()), "found Streamed, which has no __len__"),
-        (DataLoader(TensorDataset(torch.ones(0))), "expected samples, found an empty dataset"),
+        (DataLoader(TensorDataset(torch.ones(0))), "to hold samples, found an empty dataset"),
+        (DataLoader(Numbered(Streamed()), shuffle=True), "found a stream that the loader shuffles"),
+        (DataLoader(Streamed(), batch_size=None), "batch_size and shuffle alone"),
         (DataLoader(PAIRS, sampler=WeightedRandomSampler([1.0] * 6, 6)), "WeightedRandomSampler"),
         (DataLoader(PAIRS, sampler=DistributedSampler(PAIRS, 2, 0)), "DistributedSampler"),
         (DataLoader(PAIRS, batch_sampler=[[0, 1], [2]]), "found list"),
@@ -81,7 +85,7 @@ def test_schedulers_that_agents_would_not_agree_on_are_refused() -> None:
 
 @pytest.mark.parametrize("extra", [nn.Linear(1, 1), torch.ones(1), DataLoader(PAIRS)])
 def test_two_of_a_kind_and_other_things_are_refused(extra: Any) -> None:
-    with pytest.raises(JobError, match=r"expected a model, an optimizer, .* found Linear, SGD"):
+    with pytest.raises(JobError, match=r"expected a model, its optimizers, .* found Linear, SGD"):
         Things.of((*things(), extra))
 
 
@@ -134,3 +138,20 @@ def test_a_schedule_that_healed_goes_on_where_the_other_stood() -> None:
     behind.step()
     ahead.step()
     assert behind.inner.get_last_lr() == ahead.inner.get_last_lr() == [0.5**4]
+
+
+def test_a_stream_is_shared_by_its_samples_numbers() -> None:
+    model, optimizer, _ = things()
+    streamed = Things(model, optimizer, DataLoader(Streamed(), batch_size=2)).checked()
+    loop, _ = looped()
+    shares = Shares(streamed.loader, loop, loop.turns.first, "cpu", streamed.samples)
+    assert len(shares) == 2
+    assert fetched(streamed.loader, [2, 3 + 0], streamed.samples).tolist() == [2, 0]
+
+
+def test_alone_a_dataset_that_differs_from_pass_to_pass_is_told_each() -> None:
+    noisy = Transformed(torch.zeros(4, 1), lambda value: value + torch.rand(1))
+    loader = Alone().prepare(*things()[:2], DataLoader(noisy, batch_size=4))[2]
+    (first,), (second,) = loader, loader
+    assert not torch.equal(first, second)
+    assert torch.equal(first, torch.stack([noisy[i - 4] for i in range(4)]))  # of the pass before

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from coterie.agents.stream import Stream, whole_epoch
+from coterie.agents.stream import Stream, stream_of, whole_epoch
 from coterie.leases import Lease, cut_block
+from coterie.tasks.passes import Transformed
+from coterie.tasks.supervised import Supervised
+
+SAMPLES = [float(i) for i in range(7)]
+
+
+def task_of(train: Any) -> Supervised:
+    return Supervised("numbers", nn.Linear(1, 1), train, SAMPLES)
 
 
 @given(st.integers(1, 200), st.integers(0, 5), st.integers(0, 5))
@@ -54,3 +66,20 @@ def test_a_member_alone_steps_through_what_is_left_of_an_epoch(
     positions = [i for lease in leases for a, b in lease.spans for i in range(a, b)]
     assert positions == list(range(done, num_train))
     assert all(lease.num_steps == 1 for lease in leases)
+
+
+class TestStreamOf:
+    def test_samples_that_differ_from_pass_to_pass_are_numbered_through_all_of_them(self) -> None:
+        plain, renewed = (
+            stream_of(task_of(train), seed=3) for train in (SAMPLES, Transformed(SAMPLES, float))
+        )
+        spans = [(0, 2), (5, 7)]
+        numbers = renewed.indices(2, spans)
+        assert [number - 2 * len(SAMPLES) for number in numbers] == plain.indices(2, spans)
+
+    def test_a_stream_is_learned_in_its_own_order(self) -> None:
+        stream = stream_of(task_of(set(SAMPLES)), seed=3)
+        assert stream.indices(1, [(0, 3)]) == [7, 8, 9]
+        rng = np.random.default_rng(0)
+        assert stream.some(rng, 9) == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+        assert set(stream_of(task_of(SAMPLES), 0).some(rng, 50)) == set(range(7))

@@ -15,7 +15,8 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 POORER = """
 import importlib, os, pathlib, pkgutil, signal, socket, sys, tempfile, threading
 import psutil, pydantic, rich.live, safetensors.torch, scipy.optimize, torch, typer.testing
-import torch.distributed, yaml, zmq, zmq.auth.thread, zmq.utils.monitor
+import sklearn.base, sklearn.utils.validation, torch.distributed, yaml, zmq, zmq.auth.thread
+import zmq.utils.monitor
 from torch import nn
 
 net = nn.Linear(2, 2)  # torch loads more of itself with the first step
@@ -50,7 +51,7 @@ pathlib.Path.open = without_kernel
 USES = """
 import coterie
 for found in pkgutil.walk_packages(coterie.__path__, "coterie."):
-    if not found.name.endswith("__main__"):
+    if not found.name.endswith("__main__") and found.name != "coterie.engines.ray":  # an extra's
         importlib.import_module(found.name)
 
 from coterie.agents.learner import Setup

@@ -135,6 +135,12 @@ class Play:
             self._forget(name)
             self._do(lambda c, name=name: c.lost(name, "killed", now_s))
 
+    def doubt(self, name: str, reason: str, since_s: float) -> bool:
+        """An engine lost sight of an actor; whether that is settled."""
+        now_s, settled = self.now_s, list[bool]()
+        self._do(lambda c: settled.append(c.doubt(name, reason, since_s, now_s)))
+        return settled[-1]
+
     def stop(self, reason: str = "interrupted") -> None:
         self._do(lambda c: c.stop(reason))
 

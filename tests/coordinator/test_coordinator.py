@@ -97,6 +97,28 @@ def test_a_silent_member_is_suspected_early_given_up_late_and_a_regular_one_is_n
     assert not p.run.suspects
 
 
+def test_a_member_that_an_engine_lost_sight_of_is_dead_only_if_it_is_not_heard_either(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    p.mute.add("b")
+    since_s = p.now_s
+    assert not p.doubt("b", "its node was given up", since_s)
+    p.until_true(lambda: p.of("agent", state="suspected"))
+    assert p.doubt("b", "its node was given up", since_s)
+    (lost,) = p.of("agent", state="lost")
+    assert (lost["member"], lost["reason"]) == ("b", "its node was given up")
+    assert "b" not in p.run.suspects
+    assert p.doubt("b", "its node was given up", since_s)  # nothing is left to be said of it
+    assert len(p.of("agent", state="lost")) == 1
+
+
+def test_a_member_that_is_heard_after_an_engine_lost_sight_of_it_is_no_longer_doubted(play):
+    p = play(until={"epochs": 1e4}).until_training()
+    since_s = p.now_s
+    p.until_true(lambda: p.run.members["b"].pulse.heard_s > since_s)
+    assert p.doubt("b", "its node was given up", since_s)
+    assert not p.of("agent", state="lost")
+
+
 def test_whoever_beats_is_never_lost_however_long_nothing_else_happens(play):
     p = play(2)
     p.enter("a")

@@ -71,7 +71,7 @@ def test_one_that_shuffles_otherwise_is_named_before_it_learns_anothers_samples(
     p.say("b", p.ready().model_copy(update={"shuffled": 1}))
     assert p.run.failure == (
         "expected samples shuffled alike on every agent, found another order on b; "
-        "install the same numpy there"
+        "install the same numpy there, and have the dataset come in one order everywhere"
     )
 
 

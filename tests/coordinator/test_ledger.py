@@ -240,3 +240,19 @@ def test_an_epoch_learned_out_of_order_is_not_begun_again():
     ledger = Ledger(num_train=8, num_epochs=2, free={1: ((4, 8),)})  # 0 and 2 are learned whole
     assert ledger.grant({"a": 4}, every=1, num_rounds=1).data_epoch == 1
     assert ledger.grant({"a": 4}, every=1, num_rounds=1).data_epoch == 3
+
+
+def test_a_round_that_nobody_is_left_to_bring_is_not_asked_about_again() -> None:
+    ledger = Ledger(num_train=8)
+    ledger.grant({"a": 4}, 1, 2)
+    ledger.grant({"a": 4}, 1, 1)
+    ledger.commit(1, {"a"})
+    ledger.commit(2, {"a"})
+    ledger.settle(1, stands=3, members=("b",))  # a alone had the second, and is gone
+    for _ in range(2):
+        ledger.grant({"b": 4}, 1, 1)
+    ledger.commit(4, {"b"})
+    ledger.commit(5, {"b"})
+    assert ledger.num_epochs == 1
+    ledger.settle(5, stands=5, members=("b",))  # its epoch has long ended
+    assert ledger.free == {1: ((4, 8),)}

@@ -15,6 +15,7 @@ from coterie.coordinator.shares import exact_shares, step_s
 from coterie.sync.exchanges import RING_SHARE
 from coterie.transport import messages as say
 from coterie.types import Layout
+from tests.coordinator.conftest import BATCH
 
 ENDLESS = {"epochs": 1e4}
 
@@ -86,6 +87,21 @@ def test_in_a_pipeline_no_pace_is_a_members_own(play):
     fold(p.run)
     assert not has_jumped(p.run)
     assert p.run.members["a"].device == believed
+
+
+@pytest.mark.parametrize(("factor", "jumps"), [(3.0, True), (1.0, False)])
+def test_a_stage_that_takes_longer_than_it_did_is_put_down_to_its_device(play, factor, jumps):
+    layers = tuple((str(at), 1.0, 1_000, 100, 100) for at in range(4))
+    p = play(until=ENDLESS, strategy="pipeline(2, ('1',), ('b', 'a'))")
+    p.chain = layers
+    p.until_training()
+    believed_s = p.run.members["a"].device.step_s(BATCH)
+    stage_s = 2 * 0.75 * p.run.members["a"].device.step_s(BATCH)  # layers are known roughly
+    for seconds in (5 * stage_s, stage_s, stage_s, *3 * [factor * stage_s]):
+        feed(p, "a", step_s=9.0, stretches=((BATCH, 1, seconds),))
+    assert has_jumped(p.run) == jumps
+    fold(p.run)
+    assert p.run.members["a"].device.step_s(BATCH) == pytest.approx(factor * believed_s, rel=0.01)
 
 
 def feed(p, name, step_s, meeting_s=0.0, batch=8, **words):

@@ -12,8 +12,8 @@ from coterie.coordinator.replan import (
     KEEP_GAIN,
     RECONSIDER_S,
     at_first,
-    closures,
     everyone,
+    followed,
     steady,
     turn,
 )
@@ -169,7 +169,7 @@ def test_an_optimizer_that_needs_a_closure_only_walks(play):
         p.say(name, p.ready(needs_closure=name == "b"))
     p.until(say.Block)
     assert p.run.strategy.walks
-    assert all(s.walks for s in closures(p.run))
+    assert all(s.walks for s in followed(p.run))
 
 
 def test_an_optimizer_that_needs_a_closure_refuses_a_strategy_without_walks(play):
@@ -177,6 +177,26 @@ def test_an_optimizer_that_needs_a_closure_refuses_a_strategy_without_walks(play
     p.hello("a")
     p.say("a", p.ready(needs_closure=True))
     with pytest.raises(AssertionError, match="expected a strategy that walks"):
+        p.until(say.Block)
+
+
+def test_an_optimizer_whose_rates_fall_gets_no_momentum_outside(play):
+    p = play(2, strategy="auto")
+    for name in "ab":
+        p.hello(name)
+        p.say(name, p.ready().model_copy(update={"rates_fall": True}))
+    p.until(say.Block)
+    assert p.run.strategy.momentum == 0
+    assert any(s.walks for s in followed(p.run))
+    assert not any(s.momentum for s in followed(p.run))
+
+
+@pytest.mark.parametrize("strategy", ["diloco(8)", "fed-adam(8)"])
+def test_an_optimizer_whose_rates_fall_refuses_a_strategy_with_momentum(play, strategy):
+    p = play(1, strategy=strategy)
+    p.hello("a")
+    p.say("a", p.ready().model_copy(update={"rates_fall": True}))
+    with pytest.raises(AssertionError, match="expected a strategy without momentum"):
         p.until(say.Block)
 
 

@@ -40,7 +40,9 @@ for epoch in me.passes(int(sys.argv[1])):
 """
 
 
-def test_an_agent_is_killed_and_replaced_and_each_sample_is_learned_once(desk: Any) -> None:
+def test_an_agent_is_killed_and_each_sample_is_learned_once_and_fewer_agents_go_on(
+    desk: Any,
+) -> None:
     (desk.folder / "small.py").write_text(SCRIPT)
     words = ("--agents", 3, "--strategy", "all-reduce", "--set", "deterministic=true")
     process = desk.start("run", *words, "--runs", desk.runs, "--json", "small.py", 1000)
@@ -62,6 +64,15 @@ def test_an_agent_is_killed_and_replaced_and_each_sample_is_learned_once(desk: A
     assert set(summary["shares"]) == {"agent-0", "agent-1", "agent-2"}
     assert not [e for e in desk.events() if e["kind"] == "disagreement"]
     assert not desk.await_empty()
+
+    first = int(summary["epochs"])  # the pass that was under way
+    words = ("--agents", 2, "--resume", "--set", "deterministic=true", "--runs", desk.runs)
+    resumed = desk.run("run", *words, "--json", "small.py", first + 2)
+    assert resumed.code == 0, resumed.err
+    assert resumed.answer["steps"] > summary["steps"]
+    assert resumed.answer["epochs"] == first + 2
+    said = [event["text"] for event in desk.events() if event["kind"] == "said"]
+    assert said[-2:] == [f"pass {first}", f"pass {first + 1}"]
 
 
 def test_the_example_ends_where_its_loop_does(desk: Any) -> None:

@@ -79,7 +79,7 @@ class Idle:
     gradient = step
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # it must not outlive this folder
 def quick() -> Iterator[None]:
     """What is timed in virtual time takes as long as ever there, and next to nothing here."""
     with pytest.MonkeyPatch.context() as patch:

@@ -111,3 +111,23 @@ def test_a_death_in_its_crew_costs_no_sample_and_not_the_run(
     assert outcome.summary["epochs"] == 1
     assert outcome.summary["kills_survived"] == 1
     assert is_each_sample_learned_once(outcome)
+
+
+def test_stages_are_cut_anew_once_one_of_them_has_become_slower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decide, "worth_pricing", lambda _: (recipes.all_reduce(),))  # no walks
+    slower = Fault("a", 4_000.0, kind="slow", factor=3.0)
+    outcome = played("auto", SLOW, faults=[slower], epochs=12.0)
+    cuts = [cut for told in decided(outcome) if isinstance(cut := parse(told).team, Pipeline)]
+    held = [{name: len(part) for name, part in _held(cut).items()} for cut in cuts]
+    assert held[0] == {"a": 2, "b": 2}
+    assert held[-1] == {"a": 1, "b": 3}
+    assert is_each_sample_learned_once(outcome)
+
+
+def _held(cut: Pipeline) -> dict[str, list[str]]:
+    """The layers of each member of a crew."""
+    layers = ["0", "2", "4", "6"]
+    starts = [0, *map(layers.index, cut.cuts), len(layers)]
+    return {name: layers[starts[at] : starts[at + 1]] for at, name in enumerate(cut.crew)}

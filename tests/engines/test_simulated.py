@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from coterie.agents.learner import Setup
 from coterie.agents.stream import Stream
 from coterie.config import Job, Ref, TaskSpec
 from coterie.coordinator import replan
+from coterie.coordinator.prices import sentence_of
 from coterie.coordinator.run import Checkpoint, Resume
 from coterie.engines.simulated import Fault, Outcome, Simulation, simulate
+from coterie.sync import fragments
 from coterie.sync.reading import parse
 from coterie.tasks.supervised import Supervised
 from coterie.transport import messages as say
@@ -87,6 +90,30 @@ def play(made: Job, faults: Sequence[Fault] = (), where: World | None = None) ->
         simulation = Simulation(made, setup(), where or world(), faults)
         simulation.outcome = simulation.run(limit_s=60)  # type: ignore[attr-defined]
     return simulation
+
+
+def deep() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def test_sums_that_are_streamed_are_over_sooner_by_what_is_hidden_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def played(bucket_bytes: int) -> tuple[float, float]:
+        monkeypatch.setattr(fragments, "BUCKET_BYTES", bucket_bytes)
+        sentence_of.cache_clear()  # it was asked before how many buckets there are
+        made = setup(task=supervised(deep))
+        with torch.random.fork_rng(devices=[]):
+            outcome = Simulation(job(), made, replace(world(), links=links)).run(limit_s=60)
+        (*_, planned), (*_, came) = (of_kind(outcome, kind) for kind in ("decision", "outcome"))
+        return planned["chosen"]["hidden_s"], came["achieved_round_s"]
+
+    links = tuple(replace(link, bytes_per_s=6e4) for link in world().links)
+    (hidden_s, streamed_s), (nothing_s, whole_s) = played(64), played(1 << 20)
+    sentence_of.cache_clear()
+    assert hidden_s > 0.005
+    assert nothing_s == 0
+    assert whole_s - streamed_s == pytest.approx(hidden_s, rel=0.1)
 
 
 def audited(events: list[dict[str, Any]]) -> Audit:

@@ -115,11 +115,14 @@ def test_three_unequal_members_learn_what_a_plain_loop_learns(task: Task, optimi
     assert is_each_sample_learned_once(events)
 
 
-@pytest.mark.parametrize("strategy", ["all-reduce-int8", "diloco(4)"])
 @pytest.mark.parametrize(
-    ("task", "optimizer"),
-    [(clusters(KMeans), PerCentre), (CONTRASTIVE, adam)],
-    ids=["k-means", "contrastive"],
+    ("task", "optimizer", "strategy"),
+    [
+        (clusters(KMeans), PerCentre, "all-reduce-int8"),
+        (clusters(KMeans), PerCentre, "local-sgd(4)"),
+        (CONTRASTIVE, adam, "all-reduce-int8"),
+        (CONTRASTIVE, adam, "diloco(4)"),
+    ],
 )
 def test_under_any_sentence_a_death_costs_no_sample(
     task: Task, optimizer: Any, strategy: str

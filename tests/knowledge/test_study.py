@@ -27,10 +27,11 @@ from coterie.knowledge import (
     Trust,
 )
 from coterie.knowledge.board import Heard
+from coterie.knowledge.distill import Labels, Pool
 from coterie.knowledge.prototypes import Prototypes
 from coterie.knowledge.trust import Record
 from coterie.sync.codecs import Int8
-from tests.knowledge.conftest import Make
+from tests.knowledge.conftest import Make, samples
 
 
 def fusing(pupil: Pupil, **changes: Any) -> Study:
@@ -178,6 +179,18 @@ def test_who_has_nothing_to_teach_says_so_and_learns(make: Make) -> None:
     assert "to have samples to teach, found none" in refusals(events)["new"]
     assert takers(new.learn([taught(ann)])) == ["ann"]
     assert torch.allclose(new.pupil.vector(), ann.vector())
+
+
+def test_who_has_no_samples_is_taught_by_labels_alone_through_a_gate(make: Make) -> None:
+    ann = make("ann", 80, each=20)
+    empty = tuple(part[:0] for part in ann.course.train)
+    new = make("new", train=empty)
+    labels = Labels(Pool(samples(9, 10)[0]))
+    study, before = Study(new, [labels]), new.held_out().mean()
+    assert takers(study.learn([labels.teach(ann).to_bytes()])) == ["ann"]
+    for _ in range(40):
+        new.step()
+    assert new.held_out().mean() > before + 0.2
 
 
 def test_a_codec_carries_lessons_at_a_quarter_of_the_bytes(make: Make) -> None:

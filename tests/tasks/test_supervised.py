@@ -148,16 +148,15 @@ class TestDatasets:
         with pytest.raises(JobError, match=words):
             task(train=train)
 
-    def test_a_stream_is_refused_even_with_a_length(self) -> None:
-        class Stream(IterableDataset[int]):
-            def __len__(self) -> int:
-                return 3
+    def test_a_stream_is_learned_by_its_samples_numbers(self) -> None:
+        class Stream(IterableDataset[Any]):
+            def __iter__(self) -> Iterator[Any]:
+                return iter([(torch.full((3,), float(i)), i % 2) for i in range(NUM)])
 
-            def __iter__(self) -> Iterator[int]:
-                return iter(range(3))
-
-        with pytest.raises(JobError, match="found Stream; each sample needs a number"):
-            task(test=Stream())
+        one = task(train=Stream(), test=Stream())
+        assert one.num_train == NUM
+        assert one.fetch([3, 1, NUM + 2]).data[0][:, 0].tolist() == [3, 1, 2]
+        assert one.score(one.build()).keys() == {"test_loss", *one.metrics}
 
 
 class TestLoss:
@@ -193,7 +192,7 @@ class TestLoss:
 
     def test_samples_that_are_no_pairs_ask_for_predict(self) -> None:
         one = task(train=[{"x": torch.ones(3)}] * 2)
-        with pytest.raises(JobError, match="found a dict of 1; pass predict"):
+        with pytest.raises(JobError, match="rename the column, or pass predict"):
             one.loss(one.build(), one.fetch([0]))
 
 

@@ -188,6 +188,17 @@ def test_the_gradient_is_the_whole_models_at_every_size_of_batch(
         check_equal(team, model, stages, batch, micro=micro, tolerance=tolerance)
 
 
+def test_a_stage_alone_waits_for_nobody_and_two_for_each_other(
+    peers: list[Peer], store: str
+) -> None:
+    for num_stages in (1, 2):
+        team = peers[:num_stages]
+        form(team, store)
+        stages = stages_of(whole(), num_stages) if num_stages > 1 else [whole()]
+        walk(team, stages, pairs(8), 4, F.cross_entropy)
+        assert [peer.road.waited_s > 0 for peer in team] == [num_stages > 1] * num_stages
+
+
 def test_the_shape_of_a_sample_may_change_from_batch_to_batch(
     peers: list[Peer], store: str
 ) -> None:

@@ -150,8 +150,8 @@ class Next:
 class Pass:
     """One batch through a pipeline of members: the gradient stays in the stage's parameters.
 
-    Answered by the mean loss, on the last member; `alone` does this member's part of it without
-    the others, where there are none.
+    Answered by the mean loss, on the last member, and the seconds that this member computed;
+    `alone` does its part of it without the others, where there are none.
     """
 
     team: tuple[str, ...]

@@ -23,6 +23,7 @@ from coterie.agents.state import copied
 from coterie.agents.stream import shuffled
 from coterie.errors import CheckpointError, JobError, NotFinite
 from coterie.tasks.base import IndexedTask, StagedTask
+from coterie.tasks.columns import numbered
 from coterie.transport.messages import Ready
 from coterie.types import Batch, Layout
 
@@ -96,7 +97,8 @@ class Learner:
             shapes=self.layout.shapes,
             num_train=self.task.num_train,
             needs_closure=self.needs_closure,
-            shuffled=shuffled(self.setup.seed),
+            rates_fall=getattr(self.optimizer, "rates_fall", False),
+            shuffled=shuffled(self.setup.seed) ^ numbered(self.task),
             batch=self.setup.own.batch if self.setup.own else None,
         )
 
@@ -204,8 +206,13 @@ class Learner:
     def stages(self, cuts: tuple[str, ...]) -> tuple[Stage, ...]:
         """The model in stages that begin at these modules; they share its parameters."""
         if cuts not in self._stages:
-            inputs, _ = self.task.fetch([0]).data
-            self._stages[cuts] = split(self.model, cuts, inputs)
+            data = self.task.fetch([0]).data
+            if not isinstance(data, tuple | list) or len(data) != 2:
+                raise JobError(
+                    "expected in a pipeline batches of (inputs, targets), found "
+                    f"{type(data).__name__}; choose a strategy without Pipeline(...)"
+                )
+            self._stages[cuts] = split(self.model, cuts, data[0])
         return self._stages[cuts]
 
     @property

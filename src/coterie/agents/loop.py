@@ -79,6 +79,11 @@ class Loop:
         return isinstance(self._order, Over)
 
     @property
+    def order(self) -> Order | None:
+        """What is asked of it now."""
+        return self._order
+
+    @property
     def has_begun(self) -> bool:
         """Whether a first pass was begun."""
         return self._order is not None

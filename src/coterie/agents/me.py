@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader
 
 from coterie.agents.learner import best_device
 from coterie.agents.prepared import Moved, Things
+from coterie.agents.several import parts_of
 from coterie.agents.state import copied, pack_state, unpack_state
 from coterie.errors import CheckpointError, JobError
+from coterie.tasks.passes import Streamed
 
 seat: ContextVar[Callable[[], Me]] = ContextVar("seat")  # who takes part here, in a run of many
 
@@ -62,7 +64,7 @@ class Me(ABC):
         """Whether what was prepared is at work in a run of many."""
 
     def prepare(self, *things: Any, accumulate: int = 1) -> tuple[Any, ...]:
-        """A model, an optimizer, a DataLoader and perhaps a scheduler, as the agents share them.
+        """A model, optimizers, a DataLoader and perhaps a scheduler, as the agents share them.
 
         `accumulate` of the loader's batches make one step. Raises JobError for what cannot be
         shared among agents.
@@ -158,7 +160,8 @@ class Alone(Me):
     def clip_grad_norm_(self, max_norm: float) -> None:
         """Clip before every step from now on."""
         if self._max_norm is None:
-            self._prepared().optimizer.register_step_pre_hook(self._clip)
+            for optimizer in parts_of(self._prepared().optimizer):
+                optimizer.register_step_pre_hook(self._clip)
         self._max_norm = max_norm
 
     def _clip(self, *_: object) -> None:
@@ -167,7 +170,11 @@ class Alone(Me):
 
     def _share(self, things: Things, accumulate: int) -> dict[int, Any]:
         loader: DataLoader[Any] = things.loader
-        return {} if self.device == "cpu" else {id(loader): Moved(loader, self.device)}
+        if isinstance(loader.dataset, Streamed):
+            things.checked()  # shuffled, it would be read anew for every sample
+        if not Moved.has_work(loader, self.device):
+            return {}
+        return {id(loader): Moved(loader, self.device)}
 
     def has_begun(self) -> bool:
         """Never: what it holds is its own."""

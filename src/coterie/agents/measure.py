@@ -16,6 +16,7 @@ from torch import Tensor
 from coterie.agents import effects as do
 from coterie.agents.layers import measure_layers
 from coterie.agents.learner import Learner
+from coterie.agents.stream import stream_of
 from coterie.transport.messages import Linked, Probe, Probed, Term
 
 PROBES_BYTES = (1 << 16, 1 << 18, 1 << 20)
@@ -75,8 +76,7 @@ def probe_steps(learner: Learner, order: Probe, room_bytes: float = math.inf) ->
 
 
 def _drawn(learner: Learner, rng: np.random.Generator, size: int) -> list[int]:
-    drawn: list[int] = rng.integers(learner.task.num_train, size=size).tolist()
-    return drawn
+    return stream_of(learner.task, seed=0).some(rng, size)
 
 
 def _shaped(learner: Learner, filling: int) -> tuple[tuple[float, float] | None, str]:

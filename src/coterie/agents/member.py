@@ -17,7 +17,7 @@ from torch import Tensor
 from coterie.agents.learner import Learner
 from coterie.agents.snapshot import Snapshot, state_file
 from coterie.agents.state import copied, pack_state
-from coterie.agents.stream import Stream
+from coterie.agents.stream import stream_of
 from coterie.agents.tally import Contribution, Tally
 from coterie.errors import TrainingError
 from coterie.sync import fragments
@@ -81,7 +81,7 @@ class Member:
     again: bool = False  # whether it was told to begin anew
 
     def __post_init__(self) -> None:
-        self.stream = Stream(self.learner.task.num_train, self.learner.setup.seed)
+        self.stream = stream_of(self.learner.task, self.learner.setup.seed)
         self.learner.draws.seed(self.learner.setup.seed, self.name)  # not as any other member
 
     @property

@@ -137,14 +137,14 @@ class Performer:
 
         threading.Thread(target=tell, daemon=True).start()
 
-    def _compute(self, run: Callable[[], Any]) -> Any:
+    def _compute(self, run: Callable[[], Any], waited_s: Callable[[], float] = lambda: 0.0) -> Any:
         began_s = time.perf_counter()
         self._client.computing_since_s = time.monotonic()
         try:
             value = run()
         finally:
             self._client.computing_since_s = None
-        rest_s = self._rest_s(time.perf_counter() - began_s)
+        rest_s = self._rest_s(time.perf_counter() - began_s - waited_s())
         if rest_s > 0:
             time.sleep(rest_s)
         return value
@@ -195,11 +195,14 @@ class Performer:
         me = self._roads.seat(effect.team)
         inputs = data[0] if me == 0 else None
         targets = data[1] if me == len(effect.team) - 1 else None
-        return self._compute(
+        began_s = time.perf_counter()
+        loss = self._compute(
             lambda: pipeline.gradient(
                 effect.stage, inputs, targets, effect.loss, effect.micro_batches
-            )
+            ),
+            lambda: pipeline.waited_s,
         )
+        return loss, time.perf_counter() - began_s - pipeline.waited_s
 
 
 def ask(road: GroupTransport | Collectives, effect: Any) -> Any:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from coterie.agents.loop import Loop, Start
+from coterie.agents.several import OneStepper, Several, Together
 from coterie.errors import JobError
+from coterie.tasks.passes import Streamed, numbered
 from coterie.tasks.samples import MapStyle, to_device
 
 SAMPLERS = (RandomSampler, SequentialSampler)
@@ -47,30 +50,39 @@ class Things:
         loaders = [thing for thing in given if isinstance(thing, DataLoader)]
         schedulers = [thing for thing in given if isinstance(thing, LRScheduler)]
         num_known = len(models) + len(optimizers) + len(loaders) + len(schedulers)
-        are_single = len(models) == len(optimizers) == len(loaders) == 1
-        if not are_single or len(schedulers) > 1 or num_known < len(given):
+        are_single = len(models) == len(loaders) == 1
+        if not are_single or not optimizers or len(schedulers) > 1 or num_known < len(given):
             names = ", ".join(type(thing).__name__ for thing in given) or "nothing"
             raise JobError(
-                "expected a model, an optimizer, a DataLoader and at most one scheduler in "
+                "expected a model, its optimizers, a DataLoader and at most one scheduler in "
                 f"me.prepare, found {names}; leave out what is only evaluated on"
             )
-        return cls(models[0], optimizers[0], loaders[0], *schedulers)
+        optimizer = optimizers[0] if len(optimizers) == 1 else Several(optimizers)
+        return cls(models[0], optimizer, loaders[0], *schedulers)
 
     @property
     def whole(self) -> nn.Module:
         """The model, out of whatever `torch.compile` wrapped it in: both share parameters."""
         return getattr(self.model, "_orig_mod", self.model)
 
+    @cached_property
+    def samples(self) -> MapStyle:
+        """The loader's samples, each with its number; those of a stream once they are counted."""
+        return numbered("the loader's dataset", self.loader.dataset)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether they can only be read one after another."""
+        return isinstance(self.samples, Streamed)
+
     def checked(self) -> Things:
         """The same things, once none asks for what several agents cannot grant."""
         sampler = self.loader.sampler
-        dataset: object = self.loader.dataset
         found = ""
-        if isinstance(dataset, IterableDataset) or not isinstance(dataset, MapStyle):
-            found = f"{type(dataset).__name__}, which has no __len__ and __getitem__"
-            wanted = "a dataset whose samples are numbered, for each is learned once"
-        elif not len(dataset):
-            found, wanted = "an empty dataset", "samples"
+        if self.is_stream and self.loader.batch_size is not None:
+            is_shuffled = isinstance(sampler, RandomSampler)
+            found = "a stream that the loader shuffles" if is_shuffled else ""
+            wanted = "shuffle=False, for a stream comes in an order of its own"
         elif self.loader.batch_size is None or not isinstance(sampler, SAMPLERS):
             found = type(sampler if self.loader.batch_size else self.loader.batch_sampler).__name__
             wanted = "a DataLoader with batch_size and shuffle alone, for agents share its samples"
@@ -84,13 +96,15 @@ class Things:
         return self
 
 
-def fetched(loader: DataLoader[Any], indices: Sequence[int]) -> Any:
-    """These samples of a loader's dataset, as its own batches are collated.
+def fetched(
+    loader: DataLoader[Any], indices: Sequence[int], samples: MapStyle | None = None
+) -> Any:
+    """These samples of a loader's dataset, or of its stream, as its own batches are collated.
 
     >>> fetched(DataLoader([1, 2, 3]), [2, 0])
     tensor([3, 1])
     """
-    dataset: Any = loader.dataset
+    dataset: Any = loader.dataset if samples is None else samples
     many = getattr(dataset, "__getitems__", None)
     return loader.collate_fn(many(list(indices)) if many else [dataset[i] for i in indices])
 
@@ -98,34 +112,52 @@ def fetched(loader: DataLoader[Any], indices: Sequence[int]) -> Any:
 class Shares:
     """This agent's batches of a loader: each sample once in a pass, wherever it is learned."""
 
-    def __init__(self, loader: DataLoader[Any], loop: Loop, start: Start, device: str) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        loop: Loop,
+        start: Start,
+        device: str,
+        samples: MapStyle | None = None,
+    ) -> None:
         self._loader, self._loop, self._start = loader, loop, start
         self._device = torch.device(device)
+        self._samples: Any = loader.dataset if samples is None else samples
 
     def __iter__(self) -> Iterator[Any]:
         self._loop.begin_pass(self._start)
         try:
             while (indices := self._loop.next()) is not None:
-                yield to_device(fetched(self._loader, indices), self._device)
+                yield to_device(fetched(self._loader, indices, self._samples), self._device)
         finally:
             self._loop.is_in_pass = False
 
     def __len__(self) -> int:
         """Batches of a pass over all agents together, which is how many steps it takes."""
         assert self._loader.batch_size is not None
-        return math.ceil(len(self._loader.dataset) / self._loader.batch_size)  # type: ignore[arg-type]
+        return math.ceil(len(self._samples) / self._loader.batch_size)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
 
 class Moved:
-    """A loader whose batches are put on a device."""
+    """A loader whose batches are put on a device, and whose dataset is told each pass."""
 
     def __init__(self, loader: DataLoader[Any], device: str) -> None:
         self._loader, self._device = loader, torch.device(device)
+        self._tell_pass = getattr(loader.dataset, "set_epoch", None)
+        self._num_passes = 0
+
+    @classmethod
+    def has_work(cls, loader: DataLoader[Any], device: str) -> bool:
+        """Whether a loader is not good as it is."""
+        return device != "cpu" or callable(getattr(loader.dataset, "set_epoch", None))
 
     def __iter__(self) -> Iterator[Any]:
+        if callable(self._tell_pass):
+            self._tell_pass(self._num_passes)
+        self._num_passes += 1
         return (to_device(batch, self._device) for batch in self._loader)
 
     def __len__(self) -> int:
@@ -169,6 +201,15 @@ class Stepper(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As the inner one does."""
         self._inner.load_state_dict(state_dict)
+
+
+def steppers(things: Things, loop: Loop) -> dict[int, Optimizer]:
+    """What stands for each optimizer of a script, by its id."""
+    if not isinstance(things.optimizer, Several):
+        return {id(things.optimizer): Stepper(things.optimizer, loop)}
+    parts = things.optimizer.parts
+    together = Together(things.whole, loop, len(parts))
+    return {id(part): OneStepper(part, together) for part in parts}
 
 
 class Schedule:

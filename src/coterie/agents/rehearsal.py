@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from coterie.agents.learner import Own, Setup, best_device
 from coterie.agents.prepared import Things, fetched
-from coterie.tasks.samples import to_device
+from coterie.tasks.samples import MapStyle, to_device
 from coterie.types import Batch
 
 
@@ -27,9 +27,14 @@ class Rehearsal:
         self.name, self._things = name, things
 
     @property
+    def train(self) -> MapStyle:
+        """What is learned."""
+        return self._things.samples
+
+    @property
     def num_train(self) -> int:
         """How many training samples there are."""
-        return len(self._things.loader.dataset)  # type: ignore[arg-type]
+        return len(self.train)
 
     def build(self) -> nn.Module:
         """A copy of the model as it stands."""
@@ -37,7 +42,7 @@ class Rehearsal:
 
     def fetch(self, indices: Sequence[int]) -> Batch:
         """The training samples at `indices`, collated in that order."""
-        return Batch(fetched(self._things.loader, indices), len(indices))
+        return Batch(fetched(self._things.loader, indices, self.train), len(indices))
 
     def sample(self, model: nn.Module, rng: torch.Generator, size: int) -> Batch:
         """`size` training samples drawn with replacement."""

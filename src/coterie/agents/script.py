@@ -20,7 +20,7 @@ from coterie.agents.learner import Learner
 from coterie.agents.loop import Loop
 from coterie.agents.me import Me, seat
 from coterie.agents.perform import drive
-from coterie.agents.prepared import Schedule, Scheduler, Shares, Stepper, Things
+from coterie.agents.prepared import Schedule, Scheduler, Shares, Things, steppers
 from coterie.agents.rehearsal import setup_of
 from coterie.agents.turns import Order, Over
 from coterie.agents.worker import Worker
@@ -106,8 +106,10 @@ class OneOfMany(Me):
             things.whole, things.optimizer, things.loader.batch_size, accumulate
         )
         stands_for: dict[int, Any] = {
-            id(things.loader): Shares(things.loader, loop, self._start, self.device),
-            id(things.optimizer): Stepper(things.optimizer, loop),
+            id(things.loader): Shares(
+                things.loader, loop, self._start, self.device, things.samples
+            ),
+            **steppers(things, loop),
         }
         if things.scheduler is not None:
             self._schedule = Schedule(things.scheduler, loop)

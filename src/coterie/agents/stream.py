@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.leases import Lease, Span, count, take
+from coterie.tasks.base import IndexedTask
+from coterie.tasks.passes import Streamed, Transformed
 
 PROBED = 1000  # samples that are shuffled to see how
 
@@ -41,6 +43,56 @@ class Stream:
         indices = self.indices(data_epoch, lease.spans)
         for start in range(0, len(indices), lease.batch):
             yield indices[start : start + lease.batch]
+
+    def some(self, rng: np.random.Generator, size: int) -> list[int]:
+        """Samples to measure on, as dear to fetch as those of a batch."""
+        drawn: list[int] = rng.integers(self.num_train, size=size).tolist()
+        return drawn
+
+
+class Renewed(Stream):
+    """The same where samples differ from pass to pass: they are numbered through all passes.
+
+    >>> Renewed(num_train=5, seed=0).indices(data_epoch=2, spans=[(0, 5)])[0] >= 10
+    True
+    """
+
+    def indices(self, data_epoch: int, spans: Sequence[Span]) -> list[int]:
+        """The numbers of the samples at these positions."""
+        return [data_epoch * self.num_train + i for i in super().indices(data_epoch, spans)]
+
+
+class InOrder(Stream):
+    """The same where samples can only be read one after another: that is their order.
+
+    >>> InOrder(num_train=5, seed=0).indices(data_epoch=1, spans=[(0, 2), (4, 5)])
+    [5, 6, 9]
+    """
+
+    def indices(self, data_epoch: int, spans: Sequence[Span]) -> list[int]:
+        """The numbers of the samples at these positions, through all passes."""
+        first = data_epoch * self.num_train
+        return [first + i for start, stop in spans for i in range(start, stop)]
+
+    def some(self, rng: np.random.Generator, size: int) -> list[int]:
+        """The first ones, over and over: others would have to be read up to."""
+        return [i % self.num_train for i in range(size)]
+
+
+def stream_of(task: IndexedTask, seed: int) -> Stream:
+    """The order in which the samples of a task are learned, by what they are kept in.
+
+    >>> from torch import nn
+    >>> from coterie.tasks.supervised import Supervised
+    >>> type(stream_of(Supervised("x", nn.Linear(1, 1), [0.5], [0.5]), seed=0)).__name__
+    'Stream'
+    """
+    match getattr(task, "train", None):
+        case Streamed():
+            return InOrder(task.num_train, seed)
+        case Transformed():
+            return Renewed(task.num_train, seed)
+    return Stream(task.num_train, seed)
 
 
 @lru_cache(maxsize=4)  # two epochs are open at once where a lease came back

@@ -320,7 +320,7 @@ def _in_pipeline(
         indices = [i for batches in shares for batch in batches[step : step + 1] for i in batch]
         batch = learner.fetch(indices)
         began_s = yield do.Now()
-        loss = yield do.Pass(
+        loss, computed_s = yield do.Pass(
             team,
             stage.module,
             batch,
@@ -329,7 +329,9 @@ def _in_pipeline(
             partial(learner.pass_alone, batch, stage, last=member.name == team[-1]),
         )
         learner.step_stage(stage)
-        member.busy_s += (yield do.Now()) - began_s
+        now_s = yield do.Now()
+        member.busy_s += now_s - began_s
+        member.tally.time(len(indices), 1, computed_s, now_s)
         loss_sum += math.nan if loss is None else loss * len(indices)
     here_N, where = learner.vector(), dict(member.layout.slices())
     walked_N = anchor_N.clone()

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from coterie import __version__
-from coterie.cli import deciding, gathering, learning, looking, writing
+from coterie.cli import deciding, gathering, learning, looking, scripts, writing
 
 # Tracebacks stay Python's own: they show faults of ours, and no values of the user's.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -48,5 +48,5 @@ def coterie(
 ROOMS = (writing, learning, gathering, looking, deciding)
 for command in (command for room in ROOMS for command in room.COMMANDS):
     app.command()(command)
-app.command(context_settings=learning.OWN_ARGUMENTS)(learning.run)
+app.command(context_settings=scripts.OWN_ARGUMENTS)(scripts.run)
 app.command(hidden=True)(learning.stand_by)

@@ -45,6 +45,30 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a.b=value over the job; repeatable."),
 ]
 
+Placing = Annotated[
+    list[str] | None,
+    typer.Option(
+        *("--set", "--engine"),
+        metavar="KEY=VALUE",
+        help="Lay a.b=value over the job; --engine ray is --set engine.kind=ray.",
+    ),
+]
+KINDS = ("local", "ray")  # of engines
+
+
+def laid_over(said: Sequence[str]) -> list[str]:
+    """What --set and --engine lay over a job, in order.
+
+    >>> laid_over(["ray", "batch=32"])
+    ['engine.kind=ray', 'batch=32']
+    """
+    for word in said:
+        if "=" not in word and word not in KINDS:
+            raise JobError(
+                f"--set: expected a.b=value, found {word!r}; --engine takes {' or '.join(KINDS)}"
+            )
+    return [f"engine.kind={word}" if word in KINDS else word for word in said]
+
 
 def conclude(figures: Mapping[str, Any], exit_code: int, answer: Answer) -> NoReturn:
     """End as a run did: its figures as the answer, and on stderr what ended it before its time."""

@@ -1,4 +1,4 @@
-"""Commands that learn: demo, train, run, join."""
+"""Commands that learn: demo, train, join."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from coterie.cli.answers import (
     AsJson,
     AsLines,
     JobFile,
-    Overrides,
+    Placing,
     RunsFolder,
     answering,
     conclude,
+    laid_over,
     newest_run,
     screen,
     showing,
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from coterie.transport.secure import JoinKey
     from coterie.watch.progress import Screen
 
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest run of this name.")]
+ResumeFrom = Annotated[
+    Path | None,
+    typer.Option("--resume-from", metavar="PATH", help="Go on from this run or checkpoint."),
+]
+
 
 def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = False) -> None:
     """Learn digits on three unequal agents, one of which is killed and returns."""
@@ -41,19 +48,14 @@ def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = F
         from coterie import demo as rehearsal
 
         job = rehearsal.job(f"demo-{datetime.now():%Y%m%d-%H%M%S}")
-        _learn(job, runs, None, screen(as_json, as_lines), answer)
+        learn(job, runs, None, screen(as_json, as_lines), answer)
 
 
 def train(
     path: JobFile,
-    overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest run of this job.")
-    ] = False,
-    resume_from: Annotated[
-        Path | None,
-        typer.Option("--resume-from", metavar="PATH", help="Go on from this run or checkpoint."),
-    ] = None,
+    overrides: Placing = None,
+    resume: Resume = False,
+    resume_from: ResumeFrom = None,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
     as_lines: AsLines = False,
@@ -62,33 +64,9 @@ def train(
     with answering(as_json) as answer:
         from coterie.config import load_job
 
-        if resume and resume_from is not None:
-            raise JobError(
-                "expected one of --resume and --resume-from, found both; leave out --resume"
-            )
-        job = load_job(path, overrides or ())
-        origin = newest_run(job.name, runs) if resume else resume_from
-        _learn(job, runs, origin, screen(as_json, as_lines), answer)
-
-
-def run(
-    words: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT.py [ARGS]", help="It calls coterie.join().")
-    ],
-    agents: Annotated[int | None, typer.Option(help="Started here; by default one a GPU.")] = None,
-    strategy: Annotated[str, typer.Option(help="A recipe or a sentence.")] = "auto",
-    name: Annotated[str | None, typer.Option(help="Of the run; by default the script's.")] = None,
-    overrides: Overrides = None,
-    runs: RunsFolder = RUNS,
-    as_json: AsJson = False,
-) -> None:
-    """Run a script with a training loop of its own on every agent."""
-    with answering(as_json) as answer:
-        from coterie.engines.launch import script_job
-
-        given = {"name": name, "strategy": strategy, "agents": agents}
-        job = script_job(Path(words[0]), words[1:], given, overrides or ())
-        _learn(job, runs, None, screen(as_json, as_lines=False), answer)
+        job = load_job(path, laid_over(overrides or ()))
+        origin = origin_of(job.name, runs, resume, resume_from)
+        learn(job, runs, origin, screen(as_json, as_lines), answer)
 
 
 def join(
@@ -159,9 +137,17 @@ def _watched(beside: int) -> Watch:
     return watch
 
 
-def _learn(
+def origin_of(name: str, runs: Path, resume: bool, resume_from: Path | None) -> Path | None:
+    """Where a run of this name goes on from, if it does."""
+    if resume and resume_from is not None:
+        raise JobError("expected one of --resume and --resume-from, found both; leave out --resume")
+    return newest_run(name, runs) if resume else resume_from
+
+
+def learn(
     job: Job, runs: Path, origin: Path | None, open_screen: Callable[[], Screen], answer: Answer
 ) -> None:
+    """Carry out a job, shown on a screen, to the exit of its command."""
     from coterie.engines.launch import launch
 
     with showing(open_screen) as show:
@@ -170,4 +156,3 @@ def _learn(
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (demo, train, join)
-OWN_ARGUMENTS = {"allow_interspersed_args": False, "ignore_unknown_options": True}  # of the script

@@ -127,6 +127,22 @@ class Coordinator:
         run.losses[name] += was_needed
         self._go_on()
 
+    def doubt(self, name: str, reason: str, since_s: float, now_s: float) -> bool:
+        """An engine lost sight of a member: it is dead if it is not heard either.
+
+        A machine that a cluster gave up may be cut off from that cluster alone. Whether there is
+        nothing more to be found out: it was heard since, or is given up.
+        """
+        run = self.run
+        member = run.members.get(name) or run.suspects.get(name)
+        if member is None or member.pulse.heard_s > since_s:
+            return True
+        if now_s <= member.pulse.suspect_s():
+            return False
+        run.evicted.append(name)
+        self.lost(name, reason, now_s)
+        return True
+
     def _lost_server(self, reason: str) -> None:
         """Members hold what they have until another server is here."""
         run = self.run

@@ -26,7 +26,7 @@ OTHER_TASK = (
 )
 OTHER_ORDER = (
     "expected samples shuffled alike on every agent, found another order on {name}; "
-    "install the same numpy there"
+    "install the same numpy there, and have the dataset come in one order everywhere"
 )
 MOST_DECLINED = 3  # rounds in a row
 MEMORY_PART = 0.8  # of what is free on a machine, for all its agents together

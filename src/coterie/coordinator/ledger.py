@@ -246,7 +246,8 @@ class Ledger:
     def _release(self, issued: Round, keep: Collection[str]) -> Round:
         """Free what others than `keep` hold of a round."""
         freed = [s for m, lease in issued.leases.items() if m not in keep for s in lease.spans]
-        self.free[issued.data_epoch] = merge((*self.free[issued.data_epoch], *freed))
+        if freed:  # an epoch of which nothing is held may have ended
+            self.free[issued.data_epoch] = merge((*self.free[issued.data_epoch], *freed))
         return Round(issued.data_epoch, {m: k for m, k in issued.leases.items() if m in keep})
 
     def _finalise(self, before: int) -> None:

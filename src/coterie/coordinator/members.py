@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from coterie.coordinator.line import Line
@@ -53,6 +53,24 @@ class Pulse:
         return self.heard_s + EVICT_S
 
 
+@dataclass(frozen=True)
+class Usual:
+    """How long a member's stage takes in a sentence, over what it was expected to take.
+
+    >>> Usual("pipeline(8, ('2',))", first_round=4).seen(1.5).seen(1.2).ratio
+    1.2
+    """
+
+    sentence: str
+    first_round: int  # that is surely one of this sentence
+    num_reports: int = 0  # that it stands on
+    ratio: float = math.inf  # the least of them: what comes first is slow
+
+    def seen(self, ratio: float) -> Usual:
+        """The same after another report."""
+        return replace(self, num_reports=self.num_reports + 1, ratio=min(self.ratio, ratio))
+
+
 @dataclass
 class Member:
     """One agent as the coordinator knows it."""
@@ -63,6 +81,7 @@ class Member:
     device: Device | None = None
     line: Line | None = None  # its time of a step, as it is learned from its reports
     cores: float | None = None  # that its machine granted it when it said so last
+    usual: Usual | None = None  # of its stage, where it holds one
     scatter: float = 0.0  # how far its reports lie from what was expected, as a part of it
     solo_per_s: float = 0.0  # as last measured running freely on the whole batch
     computing_s: float = 0.0  # on one thing, as it said last

@@ -73,13 +73,32 @@ def passing_s(cut: object, shares: Mapping[str, int], cohort: World) -> float | 
     None where it has none, where too few are left for one, or where layers are unknown.
     Σ stages and hand-overs of a micro-batch + (m − 1) · the longest: see `split`.
     """
-    if not isinstance(cut, Pipeline) or len(shares) < cut.least:
-        return None
-    names = [layer.name for layer in cohort.chain]
-    if any(name not in names for name in cut.cuts):
+    if not isinstance(cut, Pipeline) or len(shares) < cut.least or not _knows(cohort, cut):
         return None
     crews = {cut.crew_of(name, tuple(shares)) for name in shares}
     return max(_team_s(cut, team, sum(shares[n] for n in crew), cohort) for team, crew in crews)
+
+
+def passage_s(
+    cut: object, team: tuple[str, ...], name: str, batch: int, world: World
+) -> tuple[float, float] | None:
+    """Seconds in which a batch goes through a team, and those that one of it computes.
+
+    None where that is no pipeline, or its layers are unknown.
+
+    >>> from coterie.world import Device, Layer, Link
+    >>> layers = tuple(Layer(name, 1.0, 1_000, 100, 100) for name in "0123")
+    >>> devices = Device("a", 0.0, 0.01, 64), Device("b", 0.0, 0.01, 64)
+    >>> world = World(devices, (Link("a", "b", 0.0, 1e9),), 8, 64, chain=layers)
+    >>> cut = Pipeline(("1",), micro_batches=4, crew=("a", "b"))
+    >>> [round(seconds, 3) for seconds in passage_s(cut, ("a", "b"), "b", 8, world)]
+    [0.065, 0.06]
+    """
+    if not isinstance(cut, Pipeline) or not _knows(world, cut):
+        return None
+    micro_batches = max(1, min(cut.micro_batches, batch))
+    own_s = list(_stages_s(cut, team, math.ceil(batch / micro_batches), world))[::2]
+    return _team_s(cut, team, batch, world), micro_batches * own_s[team.index(name)]
 
 
 def is_whole(cut: object, members: tuple[str, ...]) -> bool:
@@ -139,6 +158,11 @@ def _splits(world: World, taken_bytes: int) -> Iterator[Split]:
             yield quickest_split(world, micro_batches, room_bytes, least_stages=2)
         except JobError:  # no such split: whoever asks for none is not told why
             continue
+
+
+def _knows(world: World, cut: Pipeline) -> bool:
+    """Whether the world has the layers at which a pipeline is cut."""
+    return {layer.name for layer in world.chain}.issuperset(cut.cuts)
 
 
 def _team_s(cut: Pipeline, team: tuple[str, ...], batch: int, cohort: World) -> float:

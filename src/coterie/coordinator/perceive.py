@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from coterie.coordinator.adapt import JUMP_LOG_RATIO, as_believed, is_jump, leap, observe, timed
 from coterie.coordinator.compensate import listen
-from coterie.coordinator.gauge import Pace
+from coterie.coordinator.gauge import Pace, Stretch
 from coterie.coordinator.line import Line
-from coterie.coordinator.members import Member
+from coterie.coordinator.members import Member, Usual
 from coterie.coordinator.model import predict
+from coterie.coordinator.parallel import passage_s
 from coterie.coordinator.run import UNTRIED_ROAD, Run
 from coterie.sync.teams import Pipeline
 from coterie.transport import messages as say
@@ -57,17 +58,63 @@ def measure(run: Run, name: str, report: say.Report) -> None:
 
 
 def _time(run: Run, name: str, report: say.Report) -> None:
+    batch = max(1, round(report.num_samples / report.num_steps))
+    step_s = report.compute_s / report.num_steps
+    stretches = [
+        (max(1, round(num / steps)), seconds / steps)
+        for num, steps, seconds in report.stretches
+        if steps > 0 and seconds > 0 and math.isfinite(seconds)
+    ]
+    if _in_stages(run, report.cohort):
+        stretches = _as_whole_steps(run, name, report, stretches)
+        if not stretches:
+            return
+        batch, step_s = stretches[-1]
     run.paces.setdefault(name, Pace()).add(
-        batch=max(1, round(report.num_samples / report.num_steps)),
-        step_s=report.compute_s / report.num_steps,
+        batch=batch,
+        step_s=step_s,
         meeting_s=max(0.0, report.exchange_s) / max(1, report.last_round - report.first_round + 1),
         num_steps=report.num_steps,
-        stretches=[
-            (max(1, round(num / steps)), seconds / steps)
-            for num, steps, seconds in report.stretches
-            if steps > 0 and seconds > 0 and math.isfinite(seconds)
-        ],
+        stretches=stretches,
     )
+
+
+def _as_whole_steps(
+    run: Run, name: str, report: say.Report, stretches: Sequence[Stretch]
+) -> list[Stretch]:
+    """Steps of a stage as ones of the whole model, by what the stage takes of it.
+
+    What layers take is known roughly: the first reports set what is usual for the stage, and only
+    what is slower or faster than that is put down to the device.
+    """
+    member = run.members.get(name)
+    ratios = list(_over_expected(run, name, report.cohort, stretches))
+    if member is None or member.device is None or not ratios:
+        return []
+    sentence, least = repr(run.strategy), min(ratio for _, ratio in ratios)
+    if member.usual is None or member.usual.sentence != sentence:
+        member.usual = Usual(sentence, run.ledger.next_round)
+    usual = member.usual
+    if report.first_round < usual.first_round:  # by the sentence before, maybe
+        return []
+    if usual.num_reports < MIN_REPORTS:
+        member.usual = usual.seen(least)
+        return []
+    line = member.line or timed(member.device, ratios[0][0])
+    return [(batch, line.at(batch) * ratio / usual.ratio) for batch, ratio in ratios]
+
+
+def _over_expected(
+    run: Run, name: str, cohort: tuple[str, ...], stretches: Sequence[Stretch]
+) -> Iterator[Stretch]:
+    """The batch of each stretch, and how many times as long as was expected a stage took."""
+    cut, world = run.strategy.team if run.strategy else None, run.world
+    if not isinstance(cut, Pipeline) or name not in (team := cut.crew_of(name, cohort)[0]):
+        return
+    for batch, seconds in stretches:
+        expected = passage_s(cut, team, name, batch, world)
+        if expected is not None and expected[1] > 0:
+            yield batch, seconds / expected[1]
 
 
 def fold(run: Run) -> None:
@@ -85,7 +132,7 @@ def fold(run: Run) -> None:
     for name, pace in paces.items():
         member = run.members.get(name)
         del run.paces[name]
-        if member is not None and member.device is not None and not _in_stages(run):
+        if member is not None and member.device is not None:
             odd = _is_odd(member, pace) and name not in leaping
             _time_anew(member, pace)
             if odd:  # the next report will tell
@@ -94,7 +141,7 @@ def fold(run: Run) -> None:
         if standing := run.standings.get(name):  # how far it drifts from what is agreed on
             figures |= {"cosine": standing.cosine, "stretch": standing.stretch}
         run.event("pace", member=name, **figures)
-    if len(paces) > 1 and not _in_stages(run):
+    if len(paces) > 1 and not _in_stages(run, run.term.members):
         # Whoever comes last does not wait for others: its exchange is the meeting itself.
         median_s = min(pace.meeting_s for pace in paces.values())
         learn_road(run, median_s if other_s is None else other_s)
@@ -128,14 +175,13 @@ def regrant(run: Run, name: str, cores: float | None) -> bool:
     return True
 
 
-def _in_stages(run: Run) -> bool:
-    """Whether members compute a stage each: what that takes is not a step of their own."""
-    return run.strategy is not None and isinstance(run.strategy.team, Pipeline)
+def _in_stages(run: Run, members: tuple[str, ...]) -> bool:
+    """Whether members compute a stage each, and hand on what others compute."""
+    cut = run.strategy.team if run.strategy else None
+    return isinstance(cut, Pipeline) and len(members) >= cut.least
 
 
 def _leaping(run: Run) -> set[str]:
-    if _in_stages(run):
-        return set()
     measured = ((run.members[n], p) for n, p in run.paces.items() if n in run.members)
     return {m.hello.name for m, p in measured if m.device is not None and _jumps(_line(m, p), p)}
 
@@ -213,7 +259,7 @@ def _other_road_s(run: Run) -> float | None:
     """Seconds of a meeting by the last reports of all, where these say that the road is another."""
     paces = [run.paces.get(name) for name in run.term.members]
     told = [p.latest_meetings(IN_A_ROW) for p in paces if p and p.num_reports >= IN_A_ROW]
-    if len(told) < max(2, len(paces)) or not _is_known(run) or _in_stages(run):
+    if len(told) < max(2, len(paces)) or not _is_known(run) or _in_stages(run, run.term.members):
         return None
     if run.plan is None or run.strategy is None or run.strategy.overlap:
         return None

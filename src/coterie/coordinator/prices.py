@@ -228,9 +228,17 @@ def hidden_s(sentence: Sentence, road_s: Sequence[float], one_step_s: float) -> 
     1.25
     """
     if sentence.num_buckets > 1:
-        last = 1 / sentence.num_buckets
-        return (1 - last) * min(mean_s(road_s), BACKWARD * one_step_s)
+        return streamed_s(sentence.num_buckets, mean_s(road_s), one_step_s)
     return mean_s([min(each, sentence.overlap * one_step_s) for each in road_s])
+
+
+def streamed_s(num_parts: int, road_s: float, step_s: float) -> float:
+    """Seconds of a sum that pass while a step is computed whose parts are summed as they come.
+
+    >>> streamed_s(4, road_s=2.0, step_s=1.5)
+    0.75
+    """
+    return (1 - 1 / num_parts) * min(road_s, BACKWARD * step_s)
 
 
 def mean_s(seconds: Sequence[float]) -> float:

@@ -37,18 +37,15 @@ def choose(run: Run, cause: str) -> None:
         return
     world = linked(run)
     asked = (within_reach(run.asked, len(world.devices)),) if run.asked else None
-    if asked and _closure_needed(run) and not asked[0].walks:
-        raise StrategyError(
-            f"expected a strategy that walks, such as local-sgd(8), found {run.job.strategy}: this "
-            "optimizer evaluates the loss itself, and cannot step on a gradient agreed on"
-        )
+    if asked:
+        _refuse_unfollowed(run, asked[0])
     assert run.layout is not None
     number = run.decisions[-1].number + 1 if run.decisions else 1
     if run.job.deterministic and run.asked:
         speeds = run.job.agents.speeds
         decision = fixed_decision(world, run.layout, (number, cause), run.asked, speeds)
     else:
-        best = choices.decide(world, run.layout, number, cause, asked or closures(run))
+        best = choices.decide(world, run.layout, number, cause, asked or followed(run))
         free = run.strategy is None and not run.asked
         under_way = asked[0] if asked and run.strategy else run.strategy
         kept = at_first(best, run.layout) if free else steady(best, run.layout, under_way)
@@ -171,15 +168,36 @@ def _all_together(decision: Decision, layout: Layout, under_way: Strategy | None
     return predict(world, layout, strategy, shares_for(strategy, world))
 
 
-def closures(run: Run) -> Sequence[Strategy] | None:
-    """The sentences an optimizer can follow: one that needs a closure cannot take a gradient."""
-    if not _closure_needed(run):
+def followed(run: Run) -> Sequence[Strategy] | None:
+    """The sentences that the optimizer can follow, where it cannot follow all.
+
+    One that needs a closure cannot take a gradient; one whose rates fall, no momentum outside.
+    """
+    only_walks, only_light = _needs(run)
+    if not (only_walks or only_light):
         return None
-    return [s for s in worth_pricing(run.world) if s.walks]
+    worth = worth_pricing(run.world)
+    return [s for s in worth if s.walks >= only_walks and not (only_light and s.momentum)]
 
 
-def _closure_needed(run: Run) -> bool:
-    return any(m.ready and m.ready.needs_closure for m in run.members.values())
+def _needs(run: Run) -> tuple[bool, bool]:
+    told = [member.ready for member in run.members.values() if member.ready]
+    return any(r.needs_closure for r in told), any(r.rates_fall for r in told)
+
+
+def _refuse_unfollowed(run: Run, asked: Strategy) -> None:
+    only_walks, only_light = _needs(run)
+    if only_walks and not asked.walks:
+        raise StrategyError(
+            f"expected a strategy that walks, such as local-sgd(8), found {run.job.strategy}: this "
+            "optimizer evaluates the loss itself, and cannot step on a gradient agreed on"
+        )
+    if only_light and asked.momentum:
+        raise StrategyError(
+            "expected a strategy without momentum after its meetings, such as local-sgd(8), found "
+            f"{run.job.strategy}: rates of this optimizer fall, and what overshoots early does not "
+            "come back; choose another strategy, or an optimizer such as torch.optim:SGD"
+        )
 
 
 def adopt(run: Run, decision: Decision) -> None:
@@ -266,7 +284,7 @@ def reconsider(run: Run) -> bool:
     assert layout is not None
     assert strategy is not None
     asked = (strategy,) if run.asked else None
-    best = settled(run, choices.decide(world, layout, 0, "", asked or closures(run))).chosen
+    best = settled(run, choices.decide(world, layout, 0, "", asked or followed(run))).chosen
     now = predict(world.only(run.term.members), layout, strategy, run.plan.shares)
     same = best.strategy == now.strategy and best.shares.keys() == run.plan.shares.keys()
     wanted = max(SHARE_GAIN if same else KEEP_GAIN, scatter(run))  # less than noise is no gain

@@ -29,6 +29,7 @@ from coterie.engines.processes import (
     REFUSED,
     member_names,
 )
+from coterie.engines.reach import surveyed
 from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.machine import gpus
 from coterie.sync.reading import parse
@@ -37,6 +38,8 @@ from coterie.watch.patience import WARNING
 from coterie.watch.said import COORDINATOR, note
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from coterie.agents.learner import Setup
 
 # How the coordinator is asked to end, more urgently each time; after these it is killed.
@@ -55,6 +58,14 @@ class Result:
     exit_code: int  # 0 done, 1 failed, 130 interrupted
     summary: Mapping[str, Any]
 
+    def weights(self) -> dict[str, Tensor]:
+        """What was learned, by name, as `load_state_dict` takes it: of the newest checkpoint."""
+        from safetensors.torch import load  # a process that only follows needs no torch
+
+        from coterie.agents.snapshot import MODEL_FILE
+
+        return load(checkpoint.load(self.folder).files[MODEL_FILE])
+
 
 def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
     """Carry out a job in a folder of its own under `runs`, or go on in the folder of `resume`.
@@ -64,9 +75,15 @@ def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
     job = _resolved(job)
     origin = _origin(resume)  # a damaged one is refused before anything is started
     with _run_folder(job, runs, resume) as run:
-        if job.agents.num_known == 1 and job.agents.remote == 0 and job.script is None:
+        if is_alone(job):
             return _alone(job, lambda: _setup_of(job), run, origin, show)
         return _follow(run, resume, show)
+
+
+def is_alone(job: Job) -> bool:
+    """Whether one agent of this machine learns alone; one on a cluster is a process of its own."""
+    is_one = job.agents.num_known == 1 and job.agents.remote == 0 and job.script is None
+    return is_one and job.engine.kind == "local"
 
 
 def script_job(
@@ -141,6 +158,8 @@ def _resolved(job: Job) -> Job:
             "expected a script's own loader to say the batch, and no spares, which would build a "
             f"task, found {found}; leave that out"
         )
+    if job.engine.kind == "ray":
+        return surveyed(job)
     local = max(1, len(gpus())) if job.agents.local == "auto" else job.agents.local
     data = job.model_dump(by_alias=True, mode="json")
     data["agents"]["local"] = local

@@ -21,6 +21,7 @@ from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
 from coterie.engines.bell import ASKED, empty, wakeups
+from coterie.engines.placed import agents_of
 from coterie.engines.processes import (
     BEREFT,
     DONE,
@@ -29,7 +30,6 @@ from coterie.engines.processes import (
     KEY_FILES,
     MAX_RESTARTS,
     REFUSED,
-    LocalAgents,
     Server,
     ended,
 )
@@ -67,7 +67,7 @@ class Host:
         self._log = PatientLog(run / "events.jsonl")
         self._writer = Writer(run, self.job.keep_checkpoints)
         beside = os.getppid()
-        self._agents = LocalAgents(self.job, run, self._server.endpoint, beside)
+        self._agents = agents_of(self.job, run, self._server.endpoint, beside)
         num_agents = self.job.agents.num_known
         assert num_agents is not None
         goes_on = Resume(resume.files, resume.meta) if resume else None
@@ -195,13 +195,15 @@ class Host:
             self._replace_server(f"{ended(code)}; see {HUB}.log")
         drill = self.job.drill
         after_s = drill.restart_after_s if drill else 1.0
-        for name, code in self._agents.reap(time.monotonic(), after_s):
-            reason = ended(code) + (self._agents.last_words(name) if code > 0 else "")
-            if self.coordinator.run.plan is None and self._agents.processes[name].num_starts > 1:
-                self.coordinator.run.fail(
-                    f"{name} {reason} while starting; see {self._run / name}.log"
-                )
+        for name, reason, num_starts, log in self._agents.reap(time.monotonic(), after_s):
+            if self.coordinator.run.plan is None and num_starts > 1:
+                self.coordinator.run.fail(f"{name} {reason} while starting; see {log}")
             self.coordinator.lost(name, reason, time.monotonic())
+        for name, (reason, since_s) in list(self._agents.doubts.items()):
+            if self.coordinator.doubt(name, reason, since_s, time.monotonic()):
+                del self._agents.doubts[name]
+        if self._agents.complaint and self.coordinator.run.plan is None:
+            self.coordinator.run.fail(self._agents.complaint)
 
     def _replace_server(self, reason: str) -> None:
         run = self.coordinator.run
@@ -241,6 +243,9 @@ class Host:
             self._told_task = True
             num_train, size = c.ledger.num_train, c.layout.size
             self._log.write("task", num_train=num_train, num_parameters=size)
+        for kind, fields in self._agents.told:
+            self._log.write(kind, **fields)
+        self._agents.told.clear()
         for kind, fields in c.log:
             self._log.write(kind, **fields)
             if kind == "agent" and fields["state"] == "ready":

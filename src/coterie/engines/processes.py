@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -89,6 +90,15 @@ def ended(code: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
 
 
+class Death(NamedTuple):
+    """An agent that has ended: how, how often in a row it was started, where it spoke."""
+
+    name: str
+    reason: str
+    num_starts: int
+    log: str
+
+
 @dataclass
 class Process:
     """One agent's process, and how often it was started."""
@@ -124,6 +134,11 @@ class LocalAgents:
     beside: int
     processes: dict[str, Process] = field(default_factory=dict)
     spares: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    told: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)  # events, of none here
+    doubts: dict[str, tuple[str, float]] = field(
+        default_factory=dict
+    )  # nobody is out of sight here
+    complaint: str = ""
 
     def start(self) -> None:
         """Start every local agent."""
@@ -192,15 +207,17 @@ class LocalAgents:
         if name in self.processes:
             self.processes[name].popen.kill()
 
-    def reap(self, now_s: float, restart_after_s: float) -> Iterator[tuple[str, int]]:
-        """Agents that have ended since the last call, with their exit codes; due restarts."""
+    def reap(self, now_s: float, restart_after_s: float) -> Iterator[Death]:
+        """Agents that have ended since the last call; due restarts."""
         for name, process in self.processes.items():
             if process.restart_at_s is None and (code := process.popen.poll()) is not None:
                 process.restart_at_s = float("inf")
                 process.ended()
                 if code not in (DONE, REFUSED) and process.num_starts <= MAX_RESTARTS:
                     process.restart_at_s = now_s + (0.0 if self.spares else restart_after_s)
-                yield name, code
+                said = self._last_words(name) if code > 0 else ""
+                log = str(self.run / f"{name}.log")
+                yield Death(name, ended(code) + said, process.num_starts, log)
             elif process.restart_at_s is not None and now_s >= process.restart_at_s:
                 process.begun(self._take_over(process) or self._spawn(name, process.throttle))
 
@@ -220,7 +237,7 @@ class LocalAgents:
             return spare
         return None
 
-    def last_words(self, name: str) -> str:
+    def _last_words(self, name: str) -> str:
         """The last line of an agent's log, after a colon."""
         lines = (self.run / f"{name}.log").read_text(errors="replace").splitlines()
         return f": {lines[-1]}" if lines else ""

@@ -6,7 +6,7 @@ deaths are made up here, from a `World` that says how fast machines and links tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,8 @@ from coterie.config import Job
 from coterie.coordinator.account import summary
 from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Checkpoint, Resume
-from coterie.engines.strands import FORM_S, Agent, Strand, call_of, price_of
+from coterie.engines import strands
+from coterie.engines.strands import Agent, Strand
 from coterie.engines.virtual import Fault, VirtualTime, slowed
 from coterie.errors import CoterieError, Torn
 from coterie.transport import messages as say
@@ -261,7 +262,9 @@ class Simulation(VirtualTime):
                 return agent.inbox.popleft() if agent.inbox else agent.fetch(channel) or WAITS
             case do.Compute(run, batches):
                 assert agent.device is not None
-                self._later(name, strand, sum(map(agent.device.step_s, batches)), _attempt(run))
+                self._later(
+                    name, strand, sum(map(agent.device.step_s, batches)), strands.attempt(run)
+                )
                 return WAITS
             case do.Stream(run, batches):
                 self._stream(name, agent, strand, run, batches)
@@ -301,10 +304,10 @@ class Simulation(VirtualTime):
     def _stream(
         self, name: str, agent: Agent, strand: Strand, run: Any, batches: tuple[int, ...]
     ) -> None:
-        """Parts are summed together once they are computed: no time is won, the sums are alike."""
+        """Parts are summed together: as early as one after another they would have begun."""
         assert agent.device is not None
         parts: list[Tensor] = []
-        value = _attempt(lambda: run(parts.append))
+        value = strands.attempt(lambda: run(parts.append))
         seconds = sum(map(agent.device.step_s, batches))
 
         def summed(total: Any) -> Any:
@@ -315,22 +318,25 @@ class Simulation(VirtualTime):
             return value if isinstance(value, CoterieError) else (value, True, seconds)
 
         strand.convert = summed
-        turn = strand.turn
+        turn, total = strand.turn, do.Total(torch.cat(parts))
+        members = self._terms[name].members
+        call, links = strands.call_of(name, 0, total), self._links_among(members)
+        begins_s = seconds - strands.early_s(call, members, links, seconds, len(parts))
 
         def meet() -> None:
             if self._agents.get(name) is agent and strand.turn == turn:
                 if agent.urgent():
                     self._resume(name, strand, Torn("a new membership was named"))
                 else:
-                    self._meet(name, strand, do.Total(torch.cat(parts)))
+                    self._meet(name, strand, total)
 
-        self._after(seconds, lambda: self._within(name, meet, alone=True))
+        self._after(begins_s, lambda: self._within(name, meet, alone=True))
 
     def _pass(self, name: str, agent: Agent, strand: Strand, effect: do.Pass) -> None:
-        """A stage's part of a batch: the others' are as long, and no road is that slow."""
-        assert agent.device is not None
-        share = -(-effect.batch.size // len(effect.team))
-        self._later(name, strand, agent.device.step_s(share), _attempt(effect.alone))
+        """A stage's part of a batch; it is over when the batch went through all stages and back."""
+        world = replace(self._world, chain=self._world.chain or self.coordinator.run.chain)
+        passing_s, told = strands.pass_through(agent, effect, name, world)
+        self._later(name, strand, passing_s, told)
 
     def _later(
         self, name: str, strand: Strand, seconds: float, answer: Any, alone: bool = True
@@ -351,13 +357,13 @@ class Simulation(VirtualTime):
             self._terms[name] = effect.term
             self._hub.enter(effect.term.number, effect.term.members)
             if effect.term.apart:
-                self._later(name, strand, FORM_S, None)
+                self._later(name, strand, strands.FORM_S, None)
                 return
         turn = strand.turn
 
         def come() -> None:
             if strand.turn == turn:
-                self._offer(name, call_of(name, self._terms[name].number, effect))
+                self._offer(name, strands.call_of(name, self._terms[name].number, effect))
 
         self._within(name, come)
 
@@ -368,21 +374,13 @@ class Simulation(VirtualTime):
         results = self._hub.offer(name, call)
         if results is None:
             return
-        seconds = price_of(call, tuple(results), self._links_among(tuple(results)))
+        seconds = strands.price_of(call, tuple(results), self._links_among(tuple(results)))
         for rank, (member, result) in enumerate(results.items()):
             late_s = seconds * (1 + SPREAD * rank / len(results))
             for other in self._agents[member].strands:
                 if other.waits_for == "meeting":
                     other.waits_for = "outcome"
                     self._later(member, other, late_s, result, alone=False)
-
-
-def _attempt(run: Callable[[], Any]) -> Any:
-    """What a computation comes to: its value, or the error to raise in the worker."""
-    try:
-        return run()
-    except CoterieError as error:
-        return error
 
 
 def simulate(

@@ -17,7 +17,7 @@ from coterie.agents.draws import repeatable
 from coterie.agents.learner import Learner, Setup
 from coterie.agents.snapshot import Snapshot
 from coterie.agents.state import copied
-from coterie.agents.stream import Stream
+from coterie.agents.stream import stream_of
 from coterie.config import Job
 from coterie.coordinator.run import Checkpoint as Point
 from coterie.coordinator.survival import checkpoint_interval_s, failures_per_s
@@ -48,7 +48,7 @@ class Solo:
         self.num_train = self.learner.task.num_train
         self.num_epochs = 0  # learned whole
         self.open: dict[int, tuple[Span, ...]] = {}  # of epochs begun: positions not yet learned
-        self._stream = Stream(self.num_train, self.job.seed)
+        self._stream = stream_of(self.learner.task, self.job.seed)
         self._log = PatientLog(self.run / "events.jsonl")
         self._writer = Writer(self.run, self.job.keep_checkpoints)
         self._saved, self._unsaved = self.run, ""

@@ -9,12 +9,15 @@ from typing import Any
 
 from coterie.agents import effects as do
 from coterie.agents.worker import Worker
+from coterie.coordinator.parallel import passage_s
+from coterie.coordinator.prices import streamed_s
+from coterie.errors import CoterieError
 from coterie.sync.exchanges import Reduce
 from coterie.sync.room import Payload
 from coterie.transport import messages as say
 from coterie.transport.memory import Call
 from coterie.transport.parcels import Assembly
-from coterie.world import Device, Link
+from coterie.world import Device, Link, World
 
 FORM_S = 0.005  # to build a group
 
@@ -101,3 +104,33 @@ def price_of(call: Call, members: tuple[str, ...], links: tuple[Link, ...]) -> f
         num_bytes //= max(1, len(members))
     payload = Payload(num_bytes, summable=call.op == "total")
     return Reduce().price(payload, len(members), links)
+
+
+def early_s(
+    call: Call, members: tuple[str, ...], links: tuple[Link, ...], step_s: float, num_parts: int
+) -> float:
+    """How long before the end of a step a sum begins that is made part by part as parts come."""
+    return streamed_s(num_parts, price_of(call, members, links), step_s)
+
+
+def attempt(run: Callable[[], Any]) -> Any:
+    """What a computation comes to: its value, or the error to raise in the worker."""
+    try:
+        return run()
+    except CoterieError as error:
+        return error
+
+
+def pass_through(agent: Agent, effect: do.Pass, name: str, world: World) -> tuple[float, Any]:
+    """Seconds in which a batch goes through a team, and what one of it is told of its own part.
+
+    Where nobody knows the layers, all stages are taken to be as long, and no road to be slow.
+    """
+    assert agent.worker is not None
+    assert agent.device is not None
+    cut = agent.worker.sentence.team
+    share_s = agent.device.step_s(-(-effect.batch.size // len(effect.team)))
+    known = passage_s(cut, effect.team, name, effect.batch.size, world)
+    passing_s, own_s = known or (share_s, share_s)
+    loss = attempt(effect.alone)
+    return passing_s, loss if isinstance(loss, CoterieError) else (loss, own_s)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from coterie.agents.learner import Setup, best_device
 from coterie.config import Job, parse_job
-from coterie.engines.launch import Result, Show, alone, launch
+from coterie.engines.launch import Result, Show, alone, is_alone, launch
 from coterie.errors import JobError
 from coterie.tasks.base import NamedTask
 from coterie.tasks.kinds import checked
@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     listen: str
     checkpoint_every_s: float | Literal["auto"]
     deterministic: bool
+    engine: Mapping[str, Any]
     show: Show  # called with every event; a screen by default
 
 
@@ -107,7 +108,7 @@ def _start(
 
 def _is_many(job: Job) -> bool:
     """Whether agents are processes of their own; a remote one is, even if it is the only one."""
-    return job.agents.num_known != 1 or job.agents.remote > 0
+    return not is_alone(job)
 
 
 def _only(task: NamedTask | Sequence[NamedTask]) -> NamedTask:
@@ -139,7 +140,7 @@ def _job(
     if "scheduler" in options:
         every = options.get("scheduler_every", "epoch")
         data["scheduler"] = {**_reference(options["scheduler"]), "every": every}
-    for key in ("strategy", "seed", "listen", "checkpoint_every_s", "deterministic"):
+    for key in ("strategy", "seed", "listen", "checkpoint_every_s", "deterministic", "engine"):
         if key in options:
             data[key] = options[key]
     job = parse_job(data, "coterie.train")
@@ -169,6 +170,8 @@ def _said(value: Any) -> Any:
         case dict() if all(isinstance(key, str) for key in value):  # no data set
             return {name: _said(each) for name, each in value.items()}
         case int() | float() | str():
+            return value
+        case list() if all(isinstance(each, str) for each in value):
             return value
         case NamedTask():
             return _spec(value)

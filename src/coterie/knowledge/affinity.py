@@ -16,6 +16,7 @@ from torch import Tensor
 from coterie.errors import JobError, LessonError, NotFinite
 from coterie.knowledge.align import similarity
 from coterie.knowledge.currency import Currency
+from coterie.knowledge.gate import walked
 from coterie.knowledge.graph import Graph, gathered
 from coterie.knowledge.lesson import Lesson
 from coterie.knowledge.pupil import Pupil
@@ -149,7 +150,7 @@ def gains(pupil: Pupil, teachers: Sequence[Pupil], currency: Currency, num_steps
     """One pupil's part of `look_ahead`; teachers that cannot teach it are left out."""
     row: Row = {}
     start = pupil.snapshot()
-    without_S = _walked(pupil, num_steps)
+    without_S = walked(pupil, num_steps)
     for teacher in teachers:
         if teacher.name == pupil.name:
             continue
@@ -162,7 +163,7 @@ def gains(pupil: Pupil, teachers: Sequence[Pupil], currency: Currency, num_steps
         except LessonError:
             continue
         try:
-            row[teacher.name] = _gain(without_S, _walked(pupil, num_steps))
+            row[teacher.name] = _gain(without_S, walked(pupil, num_steps))
         except NotFinite:
             row[teacher.name] = (-1.0, 0.0)  # as far as one can be told: it breaks the pupil
     pupil.restore(start)
@@ -218,12 +219,6 @@ def _gain(before_S: Tensor, after_S: Tensor) -> tuple[float, float]:
         return math.nan, math.nan
     error = float(gained_S.std()) / math.sqrt(len(gained_S)) if len(gained_S) > 1 else 0.0
     return float(gained_S.mean()), error
-
-
-def _walked(pupil: Pupil, num_steps: int) -> Tensor:
-    for _ in range(num_steps):
-        pupil.step()
-    return pupil.held_out()
 
 
 def _gradients(pupil: Pupil, part: str, draws: int) -> list[Tensor]:

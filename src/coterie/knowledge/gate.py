@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from coterie.errors import NotFinite
+from coterie.errors import NotFinite, TrainingError
 from coterie.knowledge.currency import Change, Placed
 from coterie.knowledge.pupil import Pupil
 
@@ -75,12 +75,12 @@ class Gate:
         if isinstance(change, Placed):
             return _placed(pupil, change, self.judge)
         start = pupil.snapshot()
-        without_S = _walked(pupil, change.shows_after)
+        without_S = walked(pupil, change.shows_after)
         refused = pupil.snapshot()
         pupil.restore(start)
         change.apply(pupil)
         try:
-            with_S = _walked(pupil, change.shows_after)
+            with_S = walked(pupil, change.shows_after)
         except NotFinite as error:
             verdict = Verdict(-math.inf, 0.0, str(error))
         else:
@@ -121,7 +121,16 @@ def _placed(pupil: Pupil, change: Placed, judge: Callable[[Tensor, Tensor], Verd
     return verdict
 
 
-def _walked(pupil: Pupil, num_steps: int) -> Tensor:
+def walked(pupil: Pupil, num_steps: int) -> Tensor:
+    """Held-out utility after some steps; who has nothing to learn from stands still.
+
+    NotFinite where the pupil breaks on the way.
+    """
     for _ in range(num_steps):
-        pupil.step()
+        try:
+            pupil.step()
+        except NotFinite:
+            raise
+        except TrainingError:  # it has neither samples nor lessons
+            break
     return pupil.held_out()

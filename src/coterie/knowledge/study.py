@@ -151,11 +151,11 @@ class Study:
         """Lay a lesson beside the others of its currency, or say why not."""
         key = (lesson.teacher, lesson.currency)
         newest = self._newest.get(key, lesson.num_steps)
-        why, record = "", UNHEARD
+        why, record, most = "", UNHEARD, self.rules.max_teachers
         if lesson.currency not in heard:
             why = f"it takes none of this currency, but {', '.join(heard)}"
-        elif key not in self._newest and len(self._newest) >= self.rules.max_teachers:
-            why = f"it knows {self.rules.max_teachers:,} teachers already"
+        elif key not in self._newest and len(self._newest) >= most:
+            why = f"it knows {most:,} teachers already"
         elif not self.trust.hears(lesson.teacher):
             why = f"its teacher is trusted {self.trust.of(lesson.teacher):.2f} of 1 at present"
         elif lesson.num_steps < newest - self.rules.max_lag_steps:
@@ -166,7 +166,8 @@ class Study:
             except LessonError as error:
                 why, record = str(error), REFUSED
         if why:
-            if lesson.teacher in self.trust.records or record is REFUSED:
+            known = self.trust.records
+            if lesson.teacher in known or (record is REFUSED and len(known) < most):
                 self.trust = self.trust.after(lesson.teacher, record)
             return [self._refused(lesson.teacher, lesson.currency, lesson.num_bytes, why)]
         self._newest[key] = max(newest, lesson.num_steps)

@@ -89,6 +89,12 @@ class Strategy:
         return self.walk.overlap if self.walk else 0
 
     @property
+    def momentum(self) -> float:
+        """How much of what a meeting moved goes on into the next; 0 where nothing does."""
+        outer = self.pieces[self._meeting + 1 :]
+        return max((getattr(p, "momentum", getattr(p, "b1", 0.0)) for p in outer), default=0.0)
+
+    @property
     def pull(self) -> float:
         """How strongly each step of a walk is drawn back to the anchor (FedProx)."""
         prox = self._first(Prox)

@@ -137,6 +137,8 @@ class PerCentre(Optimizer):
                     f"{', '.join(map(str, shapes))}; choose an optimizer of torch.optim"
                 )
 
+    rates_fall = True  # a momentum outside, that overshoots early, is not made good later
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Count what the gradient says, and move each centre by its own rate."""

@@ -16,6 +16,7 @@ from coterie.specs import (
     AutoencoderSpec,
     ClustersSpec,
     ContrastiveSpec,
+    LightningSpec,
     MultiSpec,
     PrototypesSpec,
     Ref,
@@ -24,7 +25,9 @@ from coterie.specs import (
 from coterie.tasks.autoencoder import Autoencoder, squared_error
 from coterie.tasks.base import NamedTask
 from coterie.tasks.clusters import Clusters
+from coterie.tasks.columns import visiting
 from coterie.tasks.contrastive import Contrastive
+from coterie.tasks.lightning import Lightning
 from coterie.tasks.multitask import MultiTask
 from coterie.tasks.prototypes import Prototypes
 from coterie.tasks.references import instantiate, quoted, resolve
@@ -48,19 +51,26 @@ def from_spec(name: str, spec: AnySpec, root: str) -> NamedTask:
     >>> from_spec("digits", spec, ".").num_train
     1437
     """
+    with visiting():
+        return checked(_built(name, spec, root))
+
+
+def _built(name: str, spec: AnySpec, root: str) -> NamedTask:
     match spec:
         case TaskSpec():
-            return checked(_supervised(name, spec, root, functools.partial(instantiate, root=root)))
+            return _supervised(name, spec, root, functools.partial(instantiate, root=root))
         case AutoencoderSpec():
-            return checked(_autoencoder(name, spec, root))
+            return _autoencoder(name, spec, root)
         case ContrastiveSpec():
-            return checked(_contrastive(name, spec, root))
+            return _contrastive(name, spec, root)
         case ClustersSpec():
-            return checked(_clusters(name, spec, root))
+            return _clusters(name, spec, root)
+        case LightningSpec():
+            return _lightning(name, spec, root)
         case PrototypesSpec():
-            return checked(_prototypes(name, spec, root, functools.partial(instantiate, root=root)))
+            return _prototypes(name, spec, root, functools.partial(instantiate, root=root))
         case MultiSpec():
-            return checked(_multi(name, spec, root))
+            return _multi(name, spec, root)
 
 
 def _supervised(name: str, spec: TaskSpec, root: str, data: Callable[[Ref], Any]) -> Supervised:
@@ -110,6 +120,17 @@ def _clusters(name: str, spec: ClustersSpec, root: str) -> Clusters:
         instantiate(spec.train, root),
         instantiate(spec.test, root),
         labelled=instantiate(spec.labelled, root) if spec.labelled else None,
+        collate=_ready(spec.collate, root) if spec.collate else None,
+    )
+
+
+def _lightning(name: str, spec: LightningSpec, root: str) -> Lightning:
+    return Lightning(
+        name,
+        _model(spec.model, root),
+        instantiate(spec.train, root),
+        instantiate(spec.test, root),
+        metrics=spec.metrics,
         collate=_ready(spec.collate, root) if spec.collate else None,
     )
 

@@ -20,6 +20,7 @@ from coterie.errors import JobError, NotFinite
 from coterie.specs import TEST_LOSS
 from coterie.tasks.base import HeadTask, NamedTask
 from coterie.tasks.network import Network
+from coterie.tasks.passes import Streamed, Transformed
 from coterie.tasks.samples import Model, built, device_of, drawn, to_device
 from coterie.tasks.supervised import Supervised, predict_pairs
 from coterie.tasks.tables import Column, Table
@@ -299,6 +300,11 @@ def _check_names(whole: str, names: Sequence[str]) -> None:
 
 def _in_columns(task: HeadTask, tables: dict[Any, Table]) -> HeadTask:
     """The task on its own column wherever it was given a table, one table for all that share it."""
+    if isinstance(train := getattr(task, "train", None), Streamed | Transformed):
+        raise JobError(
+            f"{task.name}: expected of one of many tasks a dataset whose samples are numbered and "
+            f"stay the same, found {type(train).__name__}; learn it by itself"
+        )
     if not isinstance(task, Supervised):
         return task
     if task.predict is not predict_pairs:

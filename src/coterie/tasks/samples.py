@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from coterie.errors import JobError
+from coterie.tasks.columns import Columnar, Rows
+from coterie.tasks.keras import understood_model
 from coterie.types import Batch
 
 SCORE_BATCH = 512  # held-out samples looked at together
@@ -45,8 +47,11 @@ def dataset(role: str, given: Samples) -> MapStyle:
     >>> dataset("train", lambda: [1, 2])
     [1, 2]
     """
-    is_made = not isinstance(given, type) and isinstance(given, MapStyle | IterableDataset)
+    is_made = not isinstance(given, type) and isinstance(
+        given, MapStyle | IterableDataset | Columnar
+    )
     found: object = given() if callable(given) and not is_made else given
+    found = Rows.read(found) if isinstance(found, Columnar) else found
     if isinstance(found, IterableDataset) or not isinstance(found, MapStyle):
         raise JobError(
             f"expected {role} to be a dataset with __len__ and __getitem__, "
@@ -68,6 +73,8 @@ def gather(dataset: MapStyle, indices: Sequence[int], collate: Collate = default
         return list(dataset[torch.as_tensor(indices)])
     if collate is default_collate and type(dataset) is Tensor:
         return dataset[torch.as_tensor(indices)]
+    if collate is default_collate and isinstance(dataset, Rows):
+        return dataset.take(indices)
     many = getattr(dataset, "__getitems__", None)
     return collate(many(list(indices)) if many else [dataset[i] for i in indices])
 
@@ -202,10 +209,10 @@ def built(role: str, model: Model) -> nn.Module:
     Linear(in_features=1, out_features=1, bias=True)
     """
     if isinstance(model, nn.Module):
-        return copy.deepcopy(model)
+        return understood_model(copy.deepcopy(model))
     made: object = model()
     if isinstance(made, nn.Module):
-        return made
+        return understood_model(made)
     raise JobError(
         f"expected the {role} to be a torch.nn.Module, found {type(made).__name__}; "
         "return one from its factory"

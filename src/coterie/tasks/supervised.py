@@ -18,12 +18,14 @@ from torch.utils.data import default_collate
 
 from coterie.errors import JobError
 from coterie.specs import TEST_LOSS
+from coterie.tasks.keras import understood_loss, understood_metric
+from coterie.tasks.outputs import by_name, own_loss, predictions_of
+from coterie.tasks.passes import numbered
 from coterie.tasks.samples import (
     Collate,
     MapStyle,
     batches,
     built,
-    dataset,
     device_of,
     drawn,
     evaluating,
@@ -72,13 +74,17 @@ class Options(TypedDict, total=False):
 def predict_pairs(model: nn.Module, data: Any) -> tuple[Any, Any]:
     """The predictions for a batch of (inputs, targets), with those targets.
 
+    A batch that is a mapping is given to the model by name, and its targets are its `labels`.
+
     >>> predict_pairs(nn.Identity(), [torch.ones(1), torch.zeros(1)])
     (tensor([1.]), tensor([0.]))
     """
     if isinstance(data, tuple | list) and len(data) == 2:
         inputs, targets = data
         return model(inputs), targets
-    size = f" of {len(data)}" if isinstance(data, tuple | list | Mapping) else ""
+    if isinstance(data, Mapping):
+        return by_name(model, data)
+    size = f" of {len(data)}" if isinstance(data, tuple | list) else ""
     raise JobError(
         f"expected batches of (inputs, targets), found a {type(data).__name__}{size}; "
         "pass predict, a function of (model, batch) that returns (predictions, targets)"
@@ -90,9 +96,9 @@ class Supervised:
     """A task made of a model, samples with answers, and a loss that is a mean over the batch.
 
     `model` makes a fresh module, or is one that `build` copies; `train` and `test` are map-style
-    datasets, or make one. Options: `metrics` by name, each a function of (predictions, targets)
-    of the whole test set or a `Meter`; `collate`, a list of samples to a batch; `predict`, (model,
-    batch) to (predictions, targets). The field that holds `loss` is `criterion`.
+    datasets or streams, or make one. Options: `metrics` by name, each a function of (predictions,
+    targets) of the whole test set or a `Meter`; `collate`, a list of samples to a batch; `predict`,
+    (model, batch) to (predictions, targets). The field that holds `loss` is `criterion`.
 
     >>> pairs = torch.utils.data.TensorDataset(torch.eye(2), torch.tensor([0, 1]))
     >>> task = Supervised("eye", lambda: nn.Linear(2, 2), pairs, pairs)
@@ -126,8 +132,8 @@ class Supervised:
         values = {
             "name": name,
             "model": model,
-            "train": dataset("train", train),
-            "test": dataset("test", test),
+            "train": numbered("train", train),
+            "test": numbered("test", test),
             "criterion": _mean_of_batch(loss),
             "metrics": dict(options.get("metrics") or {}),
             "collate": options.get("collate") or default_collate,
@@ -153,7 +159,8 @@ class Supervised:
     @property
     def in_stages(self) -> bool:
         """Whether a pipeline would learn the same: not where the loss is made in an own way."""
-        return type(self).loss is Supervised.loss and self.predict is predict_pairs
+        own = type(self).loss is not Supervised.loss or self.criterion is own_loss
+        return not own and self.predict is predict_pairs
 
     def build(self) -> nn.Module:
         """A fresh model: made anew, or a deep copy of the module given."""
@@ -187,7 +194,8 @@ class Supervised:
         """The mean loss of predictions that are on a device."""
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(device)  # class weights live where the predictions do
-        return self.criterion(predictions, targets)
+        told = predictions if self.criterion is own_loss else predictions_of(predictions)
+        return self.criterion(told, targets)
 
     def score(self, model: nn.Module) -> dict[str, float]:
         """Each metric over the whole test set, and `test_loss`, which alone is better lower.
@@ -210,8 +218,8 @@ class Supervised:
 
     def _outcome(self, model: nn.Module, data: Any) -> tuple[Tensor, Any, Any]:
         device = device_of(model)
-        predictions, targets = self.predict(model, to_device(data, device))
-        return self.judge(predictions, targets, device), predictions, targets
+        outputs, targets = self.predict(model, to_device(data, device))
+        return self.judge(outputs, targets, device), predictions_of(outputs), targets
 
 
 @dataclass
@@ -249,7 +257,8 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 def _meter(metric: Metric) -> Meter:
-    return metric if isinstance(metric, Meter) else _Whole(metric)
+    known = understood_metric(metric)
+    return known if isinstance(known, Meter) else _Whole(known)
 
 
 def _number(name: str, value: Any) -> float:
@@ -263,6 +272,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _mean_of_batch(loss: Criterion) -> Criterion:
+    loss = understood_loss(loss)
     bound = loss.keywords if isinstance(loss, functools.partial) else {}
     reduction = bound.get("reduction", getattr(loss, "reduction", "mean"))
     if reduction in ("sum", "none"):

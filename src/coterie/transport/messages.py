@@ -48,6 +48,7 @@ class Ready(Wire):
     needs_closure: bool
     shuffled: int = 0  # tells orders of samples apart
     batch: int | None = None  # samples of one step over all agents, where a loop of its own says so
+    rates_fall: bool = False  # of the optimizer: what overshoots once does not come back
 
 
 class Refused(Wire):

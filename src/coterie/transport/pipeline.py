@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -56,6 +57,7 @@ class PipelineTransport:
         self._device = c10d.ProcessGroupGloo.create_device(hostname=address)
         self._stores: dict[str, Any] = {}
         self._group: Any = None
+        self.waited_s = 0.0  # for the other stages, in the last batch
 
     def form(self, number: int, team: tuple[str, ...], me: str, store: str) -> None:
         """Build the pipeline of a term, stage by stage in the team's order.
@@ -99,6 +101,7 @@ class PipelineTransport:
             self.leave()  # what is half sent must not meet the next batch
             raise
         finally:
+            self.waited_s = link.waited_s
             link.close()
 
     def leave(self) -> None:
@@ -195,6 +198,7 @@ class _Link:
         self.index, self.size = group.rank(), group.size()
         self.is_first, self.is_last = self.index == 0, self.index == self.size - 1
         self._sent: list[tuple[Any, Tensor]] = []  # a buffer lives until it is delivered
+        self.waited_s = 0.0
 
     def give(self, num_micro: int, values: Sequence[Tensor]) -> None:
         """Hand values on to the next stage."""
@@ -217,17 +221,15 @@ class _Link:
 
     def take(self, device: torch.device) -> tuple[int, list[Tensor]]:
         """The number of micro-batches, and what the stage before hands on."""
-        num_micro, values, learned = _waited(self._announced, self._inbox, NO_ANSWER)
+        num_micro, values, learned = self._wait(self._announced)
         moved = [value.to(device) for value in values]
         return num_micro, [v.requires_grad_(is_) for v, is_ in zip(moved, learned, strict=True)]
 
     def take_back(self, likes: Sequence[Tensor]) -> list[Tensor]:
         """The gradients of what was handed on, each on the device of its value."""
         peer = self.index + 1
-        buffers = _waited(
-            lambda: [self._arriving(peer, like.shape, like.dtype) for like in likes],
-            self._inbox,
-            NO_ANSWER,
+        buffers = self._wait(
+            lambda: [self._arriving(peer, like.shape, like.dtype) for like in likes]
         )
         return [buffer.to(like.device) for buffer, like in zip(buffers, likes, strict=True)]
 
@@ -264,7 +266,14 @@ class _Link:
         """Wait until everything sent is delivered."""
         sent, self._sent = self._sent, []
         if sent:
-            _waited(lambda: [work.wait() for work, _ in sent], self._inbox, NO_ANSWER)
+            self._wait(lambda: [work.wait() for work, _ in sent])
+
+    def _wait(self, call: Callable[[], Any]) -> Any:
+        began_s = time.perf_counter()
+        try:
+            return _waited(call, self._inbox, NO_ANSWER)
+        finally:
+            self.waited_s += time.perf_counter() - began_s
 
 
 def _size(data: Any) -> int:

@@ -183,6 +183,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "warning": lambda e: text_of(e, "text"),
     "trust": lambda e: f"{text_of(e, 'member')}: {text_of(e, 'reason')}",
     "trial": lambda e: text_of(e, "text"),
+    "placed": lambda e: text_of(e, "text"),
     "said": lambda e: text_of(e, "text"),
     "noise": lambda e: text_of(e, "text"),
     "kept": lambda e: text_of(e, "text"),
