@@ -10,7 +10,7 @@ PAGES := docs $(wildcard README.md)
 BENCHES := $(sort $(filter-out %/bench_ray.py,$(wildcard benchmarks/bench_*.py)))
 
 .PHONY: demo test test-libraries test-ray check lint types arrows doctests fmt clean
-.PHONY: bench bench-sync bench-faults bench-decide bench-knowledge bench-ray
+.PHONY: bench bench-sync bench-faults bench-decide bench-own-loop bench-knowledge bench-ray
 
 demo: $(READY)
 	$(BIN)/coterie demo
@@ -64,6 +64,10 @@ bench-sync: $(READY)
 # Faults put into real runs, and into those of peers; PEERS as above. Cuts and slow links need root.
 bench-faults: $(READY)
 	$(BIN)/python benchmarks/bench_faults.py --peers-python $(PEERS)
+
+# A script's own loop on 4 : 2 : 1 beside DDP, and alone: needs root, and the machine for itself.
+bench-own-loop: $(READY)
+	$(BIN)/python benchmarks/bench_own_loop.py
 
 # Decisions, in cells of bandwidth × skew × model: needs root, and the machine for itself.
 bench-decide: $(READY)

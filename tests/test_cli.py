@@ -115,7 +115,7 @@ def test_commands_and_their_options_are_frozen() -> None:
     assert shown == {
         "init": ["path", "--task", "--set", "--schema", "--json"],
         "schema": ["file", "--json"],
-        "demo": ["--runs", "--json", "--plain"],
+        "demo": ["what", "--runs", "--json", "--plain"],
         "train": [
             "path",
             "--set",
@@ -137,10 +137,11 @@ def test_commands_and_their_options_are_frozen() -> None:
         ],
         "join": ["endpoint", "--key", "--name", "--root", "--threads", "--accept-code"],
         "up": [
-            *("path", "--set", "--wait", "--listen", "--ship", "--runs", "--json"),
+            *("path", "--set", "--wait", "--listen", "--ship", "--key-minutes", "--runs", "--json"),
         ],
         "doctor": ["--listen", "--json"],
         "explain": ["run", "--runs", "--json"],
+        "graph": ["run", "--out", "--runs", "--json"],
         "audit": ["run", "--runs", "--json"],
         "top": ["run", "--once", "--runs", "--json"],
         "logs": ["run", "--agent", "--follow", "--runs", "--json"],
@@ -498,12 +499,14 @@ class TestJoin:
             join, "stand_by", lambda job, place, *_: calls.append((job, place.root))
         )
         monkeypatch.setattr(parent.Watch, "start", lambda watch: calls.append("tied"))
+        monkeypatch.setattr("coterie.cli.learning._knock", lambda *where: calls.append(where[0]))
         return calls
 
     def test_is_called_as_the_machine_and_never_rests(self, calls: list[Any]) -> None:
         assert coterie("join", "10.0.0.1:7000", "--key", "join.key").exit_code == 3
         called = socket.gethostname()
-        assert calls == [(called, "10.0.0.1:7000", Path("join.key"), Path("."), 0, 0, 0.0)]
+        lived = (called, "10.0.0.1:7000", Path("join.key"), Path("."), 0, 0, 0.0)
+        assert calls == ["10.0.0.1:7000", lived]  # first it knocks
 
     def test_is_tied_to_the_command_before_anything_else(self, calls: list[Any]) -> None:
         where = ("--key", "k", "--name", "pi", "--root", "code", "--threads", "2")
@@ -526,6 +529,7 @@ class TestKey:
     def place(self, monkeypatch: pytest.MonkeyPatch) -> list[join.Place]:
         places: list[join.Place] = []
         monkeypatch.setattr(join, "main", lambda name, place, *_: places.append(place) or 0)
+        monkeypatch.setattr("coterie.cli.learning._knock", lambda *_: None)
         return places
 
     def test_is_a_file_or_its_text_or_is_asked_for(self, place: list[join.Place]) -> None:

@@ -17,5 +17,4 @@ for epoch in range(10):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    if dist.get_rank() == 0:
-        print(epoch, loss.item())
+    dist.get_rank() or print(epoch, loss.item())

@@ -17,18 +17,12 @@ from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
 from coterie.homes import Engine
+from coterie.names import SLUG, Positive, Ref, Words, shorter
+from coterie.placing import check_agents, check_place
 from coterie.refusals import checked, shown
-from coterie.specs import (
-    BUDGETS,
-    AnySpec,
-    Positive,
-    Ref,
-    Script,
-    TaskSpec,
-    Words,
-    shorter,
-    with_kind,
-)
+from coterie.scripts import Script
+from coterie.sharing import Sharing, check_apart
+from coterie.specs import BUDGETS, AnySpec, MultiSpec, SeparateSpec, TaskSpec, with_kind
 from coterie.yamls import read_file, read_yaml, write_yaml
 
 __all__ = [
@@ -47,8 +41,6 @@ __all__ = [
 
 Whole = Annotated[int, Field(strict=True, ge=0)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-
-_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Scheduler(Ref):
@@ -98,6 +90,8 @@ class Agents(Words):
     """Processes of this machine that have built the task, and take over from agents that die."""
     ship: Annotated[bool, Field(strict=True)] = False
     """Whether agents that ask for the job's code get it."""
+    key_minutes: Positive | None = None
+    """For how long others may join by the printed key; who is in stays."""
     join_timeout_s: Positive = 60.0
     """Seconds that agents have to come, until the run is given up."""
 
@@ -136,6 +130,13 @@ class Agents(Words):
         3
         """
         return None if self.local == "auto" else self.local + self.remote
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What they are called, where all are known to be of this machine; else None."""
+        if self.remote or self.local == "auto":
+            return None
+        return tuple(f"agent-{number}" for number in range(self.local))
 
 
 class Job(Words):
@@ -176,6 +177,8 @@ class Job(Words):
     """Whether the same job ends with the same bits; asks for a strategy by name."""
     until: dict[str, Finite]
     """The first one reached ends the run: epochs, steps, minutes, or a metric of the task."""
+    knowledge: Sharing | None = None
+    """How separate tasks teach one another; without it each learns alone."""
     agents: Agents = Agents()
     """Who learns; a number is as many of this machine."""
     engine: Engine = Engine()
@@ -204,7 +207,7 @@ class Job(Words):
     @check("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if _SLUG.fullmatch(name):
+        if SLUG.fullmatch(name):
             return name
         raise JobError(
             f"expected letters, digits, '-' and '_' (64 at most), found {name!r}; rename it"
@@ -249,6 +252,19 @@ class Job(Words):
         return self
 
     @check_whole(mode="after")
+    def _shares_what_is_apart(self) -> Job:
+        if isinstance(self.task, SeparateSpec):
+            told = {"strategy": self.strategy != "auto", "baselines": bool(self.baselines)}
+            told |= {"deterministic": self.deterministic, "agents.spares": self.agents.spares > 0}
+            check_apart(self.task, self.knowledge, [key for key in told if told[key]])
+        elif self.knowledge is not None:
+            raise JobError(
+                "expected knowledge beside a task of the kind separate, found it beside another; "
+                "leave it out, or say task: {kind: separate, tasks: ...}"
+            )
+        return self
+
+    @check_whole(mode="after")
     def _hangs_together(self) -> Job:
         possible = (*BUDGETS, *(self.task.scores if self.task else ()))
         unknown = [name for name in self.until if name not in possible]
@@ -262,8 +278,11 @@ class Job(Words):
                 "expected no agents.speeds, agents.spares or drill on a Ray cluster, found one; "
                 "leave them out: they are for agents of this machine"
             )
-        if self.script is not None:
+        if self.script is not None or isinstance(self.task, SeparateSpec):
             return self
+        if isinstance(self.task, MultiSpec):
+            check_place(self.task.place, self.task.priority, tuple(self.task.tasks))
+            check_agents(self.task.place, self.agents.names)
         if self.agents.num_known is not None and self.batch < self.agents.num_known:
             raise JobError(
                 f"expected a batch of at least one sample per agent, found {self.batch} for "

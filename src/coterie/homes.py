@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic import model_validator as check_whole
 
 from coterie.errors import JobError
-from coterie.specs import Words
+from coterie.names import Words
 
 AUTO: Literal["auto"] = "auto"
 LOCAL: Literal["local"] = "local"

@@ -7,19 +7,13 @@ editors say of it.
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     GetJsonSchemaHandler,
-    JsonValue,
     Tag,
 )
 from pydantic import field_validator as check
@@ -28,80 +22,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from coterie.errors import JobError
+from coterie.names import SLUG, Positive, Ref, Words
 from coterie.refusals import shown
 
 BUDGETS = ("epochs", "steps", "minutes")  # ways to end a run that no metric decides
 TEST_LOSS = "test_loss"  # every score carries it, so that no metric may be called so
 NEGATIVE_LOSS = "negative_loss"  # the same with its sign turned: higher is better, as in `until`
-
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-
-_CALL = re.compile(r"\w+(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")  # a file may begin with its number
-
-
-def shorter(form: JsonSchemaValue) -> Callable[..., JsonSchemaValue]:
-    """For editors: how a mapping may be said shorter, as its `mode="before"` takes it."""
-
-    def written(
-        cls: type[BaseModel], core: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        whole = handler(core)
-        about: JsonSchemaValue = {
-            key: whole.pop(key) for key in ("title", "description") if key in whole
-        }
-        return {**about, "anyOf": [form, whole]}
-
-    return written
-
-
-class Words(BaseModel):
-    """Keys of a file: none but these, and none changes later."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
-class Ref(Words):
-    """Something callable of the user's, by name, with the keyword arguments to call it with.
-
-    In YAML the arguments stand under `with`; a reference without any is just the string.
-
-    >>> Ref.model_validate("torch.optim:SGD") == Ref(call="torch.optim:SGD")
-    True
-    >>> Ref.model_validate({"call": "torch.optim:SGD", "with": {"lr": 0.1}}).kwargs
-    {'lr': 0.1}
-    """
-
-    call: str
-    """module:function"""
-    kwargs: dict[str, JsonValue] = Field(
-        default_factory=dict, validation_alias="with", serialization_alias="with"
-    )
-    """The keyword arguments of the call."""
-
-    __get_pydantic_json_schema__ = classmethod(
-        shorter({"type": "string", "pattern": f"^{_CALL.pattern}$"})
-    )
-
-    @check_whole(mode="before")
-    @classmethod
-    def _from_string(cls, found: object) -> object:
-        if isinstance(found, str):
-            return {"call": found}
-        if isinstance(found, Mapping | Ref):
-            return found
-        raise JobError(f"expected 'module:function' or {{call, with}}, found {shown(found)}")
-
-    @check("call")
-    @classmethod
-    def _names_a_callable(cls, call: str) -> str:
-        if _CALL.fullmatch(call):
-            return call
-        module, _, name = call.rpartition(".")
-        meant = f"{module}:{name}"
-        hint = f"; was {meant!r} meant?" if _CALL.fullmatch(meant) else "; mend its spelling"
-        raise JobError(f"expected 'module:function', found {call!r}{hint}")
 
 
 class _Samples(Words):
@@ -282,8 +208,7 @@ class MultiSpec(Words):
     trunk: Ref
     """() -> torch.nn.Module, or a Module class, whose features all heads read."""
     tasks: Annotated[dict[str, HeadSpec], Field(min_length=1)]
-    """The tasks, each under its name, with the keys of a supervised one, or of one of kind
-    prototypes; its model is its head."""
+    """Tasks by name, with the keys of a supervised one, or of kind prototypes; models are heads."""
     train: Ref | None = None
     """What tasks learn from that name no train of their own."""
     test: Ref | None = None
@@ -291,6 +216,10 @@ class MultiSpec(Words):
     balance: str | dict[str, Positive] | Ref = "equal"
     """How much each loss counts: the name of a weighing or of a conflict law, a weight for each
     task, or a call that makes an object of coterie.tasks.weighing."""
+    place: Literal["everywhere", "auto"] | dict[str, list[str]] = "everywhere"
+    """Who learns which task: everywhere, auto, or the agents of each, as in {digit: [agent-0]}."""
+    priority: dict[str, float] = Field(default_factory=dict)
+    """How much tasks count where they are placed; 1 where nothing is said."""
 
     @check_whole(mode="before")
     @classmethod
@@ -319,56 +248,78 @@ class MultiSpec(Words):
     @property
     def scores(self) -> tuple[str, ...]:
         """METRIC, the mean over the tasks that have it, and TASK/METRIC; `until` may wait for."""
-        own = {name: task.scores for name, task in self.tasks.items()}
-        means = dict.fromkeys(metric for metrics in own.values() for metric in metrics)
-        return (*means, *(f"{name}/{metric}" for name in own for metric in own[name]))
+        return _scores({name: task.scores for name, task in self.tasks.items()})
 
 
-class Script(Words):
-    """A script with a training loop of its own, by its path in the root, and its arguments."""
+class OwnTask(TaskSpec):
+    """One of several tasks that are learned apart, each by a model of its own.
 
-    path: str
-    """Where it lies in the root."""
-    args: list[str] = Field(default_factory=list)
-    """What stands behind it on the command line."""
-    digest: str
-    """Its fingerprint: every agent has to run the same."""
+    >>> OwnTask(model="m:net", train="m:train", test="m:test", priority=2).agents
+    1
+    """
 
+    priority: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
+    """How much its progress counts beside that of the others; 0 waits."""
+    agents: Annotated[int, Field(strict=True, ge=1)] = 1
+    """On how many agents it is learned at once, each with a model of its own."""
+    optimizer: Ref | None = None
+    """Of this task, where the job's does not do."""
+    classes: list[str] | None = None
+    """What each class means to all tasks, in the order of predictions; by default they are its
+    own."""
+
+
+class SeparateSpec(Words):
+    """Several tasks, each with a model of its own, whose learners may teach one another.
+
+    >>> task = OwnTask(model="m:net", train="m:train", test="m:test", agents=2)
+    >>> SeparateSpec(tasks={"digits": task}).pupils
+    {'digits': 'digits', 'digits-2': 'digits'}
+    """
+
+    kind: Literal["separate"] = "separate"
+    """What kind of task it is: separate where each of the tasks below has a model of its own."""
+    tasks: Annotated[dict[str, OwnTask], Field(min_length=1)]
+    """The tasks, each under its name, with the keys of a supervised one."""
+
+    @check("tasks")
     @classmethod
-    def of(cls, path: Path, args: Sequence[str]) -> Script:
-        """A script as it stands now. Raises JobError where there is none.
-
-        >>> len(Script.of(Path(__file__), ["--lr", "0.1"]).digest)
-        16
-        """
-        return cls(path=path.name, args=list(args), digest=_digest(path))
-
-    def found_in(self, root: str) -> Path:
-        """The script in a root that may be another machine's. Raises JobError for another one."""
-        path = Path(root, self.path)
-        if _digest(path) != self.digest:
+    def _names_are_files(cls, tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:
+        for name in tasks:
+            if not SLUG.fullmatch(name):
+                raise JobError(
+                    f"expected letters, digits, '-' and '_' (64 at most), found {name!r}; rename it"
+                )
+        pupils = [name for task in tasks for name in _pupils(task, tasks[task].agents)]
+        if twice := [name for name in pupils if pupils.count(name) > 1]:
             raise JobError(
-                f"expected the {self.path} that the run was started with, found another in "
-                f"{path.parent}; copy it from there, for all agents have to run the same"
+                f"expected names of their own for all learners, found {twice[0]} twice: the second "
+                "agent of a task learns it under the task's name and -2; rename a task"
             )
-        return path
+        return tasks
+
+    @property
+    def pupils(self) -> dict[str, str]:
+        """Everybody who learns, with the name of the task."""
+        return {n: name for name, task in self.tasks.items() for n in _pupils(name, task.agents)}
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """METRIC, the mean over the tasks that have it, and TASK/METRIC; `until` may wait for."""
+        return _scores({name: task.scores for name, task in self.tasks.items()})
 
 
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise JobError(f"expected a script at {path}, found none; check its path, or set --root")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _pupils(task: str, num_agents: int) -> list[str]:
+    return [task, *(f"{task}-{number}" for number in range(2, num_agents + 1))]
 
 
-AnySpec = (
-    TaskSpec
-    | AutoencoderSpec
-    | ContrastiveSpec
-    | ClustersSpec
-    | LightningSpec
-    | PrototypesSpec
-    | MultiSpec
-)
+def _scores(own: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    means = dict.fromkeys(metric for metrics in own.values() for metric in metrics)
+    return (*means, *(f"{name}/{metric}" for name in own for metric in own[name]))
+
+
+Sampled = TaskSpec | AutoencoderSpec | ContrastiveSpec | ClustersSpec | PrototypesSpec
+AnySpec = Sampled | LightningSpec | MultiSpec | SeparateSpec
 KINDS: tuple[str, ...] = tuple(spec.model_fields["kind"].default for spec in get_args(AnySpec))
 
 

@@ -309,3 +309,43 @@ def test_a_packet_with_nothing_in_it_is_told_and_does_no_harm(kind: str) -> None
     served.go(("b", pack_state({"kind": kind, "term": None, "round": 1})))
     assert {offence.member for offence in served.offences} <= {"b"}
     assert served.posted == []
+
+
+# What is told beside what is shared
+
+
+def test_what_is_told_beside_is_summed_of_those_who_are_heard_in_whatever_order() -> None:
+    beside = {"a": torch.tensor([0.1, 1.0]), "b": torch.tensor([0.7, 2.0])}
+    for order in ("ab", "ba"):
+        served = Served()
+        served.block()
+        for name in order:
+            served.bring(name, 1, [1.0, 1.0], beside=beside[name])
+        for _, outcome in served.posted:
+            assert torch.equal(outcome["beside"], beside["a"] + beside["b"])
+    served = Served("chain(Reduce(road='star', quorum=1))")
+    served.block()
+    served.bring("b", 1, [1.0, 1.0], beside=beside["b"])
+    served.bring("a", 1, [1.0, 1.0], beside=beside["a"])
+    assert all(torch.equal(outcome["beside"], beside["b"]) for _, outcome in served.posted)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        torch.tensor([1.0, torch.nan]),
+        torch.ones(2, 2),
+        torch.tensor([1, 2]),
+        "words",
+        torch.ones(3),
+    ],
+)
+def test_who_tells_something_else_beside_is_not_heard(beside: Any) -> None:
+    served = Served()
+    served.block()
+    served.bring("a", 1, [1.0, 1.0], beside=torch.tensor([1.0, 2.0]))
+    served.bring("b", 1, [9.0, 9.0], beside=beside)
+    assert [offence.member for offence in served.offences] == ["b"]
+    for _, outcome in served.posted:
+        assert outcome["weights"] == {"a": 1.0}
+        assert outcome["beside"].tolist() == [1.0, 2.0]

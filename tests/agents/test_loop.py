@@ -22,6 +22,7 @@ from coterie.agents.prepared import Schedule, Scheduler, Shares, Stepper, Things
 from coterie.agents.rehearsal import setup_of
 from coterie.agents.stream import Stream
 from coterie.errors import TrainingError
+from coterie.sync import fragments
 from coterie.transport import messages as say
 
 
@@ -175,6 +176,13 @@ def scaled(mine: Mine) -> None:
         mine.optimizer.zero_grad()
 
 
+@pytest.fixture(params=[1, 1 << 22], autouse=True)
+def bucket_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Parts of a gradient: many, so that most are handed out before the loop steps, or one."""
+    monkeypatch.setattr(fragments, "BUCKET_BYTES", request.param)
+    return cast(int, request.param)
+
+
 @pytest.mark.parametrize("script", [plain, zero_first, by_closure, clipped, scaled])
 def test_two_members_learn_what_one_machine_learns(stage: Any, script: Script) -> None:
     company = Company(stage, script)
@@ -182,6 +190,67 @@ def test_two_members_learn_what_one_machine_learns(stage: Any, script: Script) -
     for vector in company.learn():
         assert torch.allclose(vector, wanted, rtol=1e-12, atol=1e-14)
     assert [mine.num for mine in company.mine.values()] == [25, 15]  # each sample once
+
+
+def torch_clipped(mine: Mine) -> None:
+    for batch in mine.loader:
+        loss_of(mine, batch).backward()
+        nn.utils.clip_grad_norm_(mine.model.parameters(), 0.05)
+        mine.optimizer.step()
+        mine.optimizer.zero_grad()
+
+
+def clamped_unseen(mine: Mine) -> None:
+    for batch in mine.loader:
+        loss_of(mine, batch).backward()
+        for parameter in mine.model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.data.clamp_(-0.01, 0.01)  # no version of autograd's counts this
+        mine.optimizer.step()
+        mine.optimizer.zero_grad()
+
+
+def twice_backward(mine: Mine) -> None:
+    for batch in mine.loader:
+        loss_of(mine, batch).backward()
+        sum(p.square().sum() for p in mine.model.parameters()).backward()  # type: ignore[union-attr]
+        mine.optimizer.step()
+        mine.optimizer.zero_grad()
+
+
+def replaced(mine: Mine) -> None:
+    for batch in mine.loader:
+        loss_of(mine, batch).backward()
+        for parameter in mine.model[0].parameters():  # type: ignore[index]
+            parameter.grad = None  # frozen by hand
+        mine.optimizer.step()
+        mine.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("script", "restates"),
+    [
+        (plain, False),
+        (zero_first, False),
+        (clipped, False),
+        (scaled, True),
+        (torch_clipped, True),
+        (clamped_unseen, True),
+        (twice_backward, True),
+        (replaced, True),
+    ],
+)
+def test_gradients_handed_out_as_they_come_are_those_that_the_loop_leaves(
+    stage: Any, bucket_bytes: int, script: Script, restates: bool
+) -> None:
+    streamed, whole = Company(stage, script), Company(stage, script)
+    agreed = streamed.learn()
+    assert torch.equal(agreed[0], agreed[1])
+    for vector_N in whole.learn(hands_out=False):
+        assert (vector_N - agreed[0]).abs().max() < 1e-12
+    told = [report.restates for report in streamed.group.of("a", say.Report)]
+    assert any(told) == (restates and bucket_bytes == 1)
+    assert not any(report.restates for report in whole.group.of("a", say.Report))
 
 
 def test_batches_of_one_step_count_by_their_samples(stage: Any) -> None:

@@ -198,11 +198,46 @@ def test_a_script_that_misuses_its_loader_ends_the_run_in_a_sentence(tmp_path: P
     assert isinstance(orders.told[-1], say.Failed)
 
 
-def test_what_a_script_raises_is_its_own(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path, "1 / 0", Orders())
-    with pytest.raises(SystemExit):
-        run(tmp_path, "raise SystemExit(3)", Orders())
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 / 0", "the script raised ZeroDivisionError: division by zero"),
+        ("open('nowhere')", "FileNotFoundError"),
+        ("raise SystemExit(3)", "the script ended by itself with 3"),
+        ("def :", "SyntaxError"),
+    ],
+)
+def test_what_a_script_raises_before_it_learns_refuses_it(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    orders = Orders()
+    assert words in run(tmp_path, text, orders)
+    (refused,) = orders.told
+    assert isinstance(refused, say.Refused)
+    assert words in refused.reason
+
+
+def test_what_a_script_raises_ends_the_run_with_a_traceback_that_begins_in_it(
+    tmp_path: Path,
+) -> None:
+    orders = Orders(TERM, turn(0), block(1), STOP)
+    run(tmp_path, HEAD + "for x, y in loader: print(undefined)", orders)
+    failed = orders.told[-1]
+    assert isinstance(failed, say.Failed)
+    assert "the script raised NameError: name 'undefined' is not defined" in failed.reason
+    _, first, *_, last = failed.traceback.splitlines()
+    assert first.strip().startswith(f'File "{tmp_path / "train.py"}", line 11')
+    assert last == "NameError: name 'undefined' is not defined"
+
+
+@pytest.mark.parametrize("fault", ["MemoryError()", "OSError('disk full')"])
+def test_what_a_machine_does_to_a_script_that_learns_ends_that_agent_alone(
+    tmp_path: Path, fault: str
+) -> None:
+    orders = Orders(TERM, turn(0), block(1), STOP)
+    with pytest.raises((MemoryError, OSError)):
+        run(tmp_path, HEAD + f"for x, y in loader: raise {fault}", orders)
+    assert "failed" not in orders.kinds()
 
 
 def test_a_coordinator_that_is_gone_is_raised_in_the_loop(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_a_member_alone_steps_through_what_is_left_of_an_epoch(
     assert all(lease.num_steps == 1 for lease in leases)
 
 
+def test_an_epoch_in_parts_has_the_same_order_within_each_and_one_part_is_none() -> None:
+    stream = Stream(50, seed=3)
+    order, laid = stream.order(1).tolist(), stream.order(1, (20, 30, 50)).tolist()
+    bounds = ((0, 20), (20, 30), (30, 50))
+    assert laid == [i for low, high in bounds for i in order if low <= i < high]
+    assert stream.order(1, (50,)).tolist() == order
+
+
 class TestStreamOf:
     def test_samples_that_differ_from_pass_to_pass_are_numbered_through_all_of_them(self) -> None:
         plain, renewed = (

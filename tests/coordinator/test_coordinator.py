@@ -240,13 +240,15 @@ def test_progress_is_told_at_its_own_pace_once_there_is_a_plan(play):
 
 def test_a_failure_ends_the_run_once_and_for_good(play):
     p = play().until_training()
-    p.say("b", say.Failed(reason="b: expected finite values to share, found others in round 7"))
+    reason = "b: expected finite values to share, found others in round 7"
+    p.say("b", say.Failed(reason=reason, traceback="Traceback:\n  line 3"))
     assert p.run.done
-    assert p.run.failure == "b: expected finite values to share, found others in round 7"
+    assert p.run.failure == reason
+    assert [e["text"] for e in p.of("said", member="b")] == ["Traceback:", "  line 3"]
     assert all(m.at_once for m in p.orders_of(say.Stop))
     assert len(p.orders_of(say.Stop)) == 3
     told = len(p.told)
-    p.say("c", say.Failed(reason="another"))
+    p.say("c", say.Failed(reason="another", traceback="Traceback of another"))
     p.wait(20.0)
     assert p.run.failure.startswith("b: ")
     assert len(p.told) == told

@@ -73,12 +73,14 @@ def test_a_loss_shares_anew_and_a_return_shares_as_before(play):
     p.until_true(lambda: p.run.plan.shares == {"a": 11, "b": 11, "c": 10})
 
 
-@pytest.mark.parametrize("text", ["asynchronous(8)", "average-by-score(8)", "pipeline(8, ('2',))"])
+@pytest.mark.parametrize("text", ["average-by-score(8)", "pipeline(8, ('2',))"])
 def test_what_a_loop_of_its_own_cannot_learn_by_is_refused(text: str) -> None:
     with pytest.raises(StrategyError, match="for a script, found"):
         refuse_unlooped(parse(text))
 
 
-@pytest.mark.parametrize("text", ["all-reduce", "diloco-int8(32)", "gossip(4)", "dylu(8)"])
+@pytest.mark.parametrize(
+    "text", ["all-reduce", "diloco-int8(32)", "gossip(4)", "dylu(8)", "asynchronous(8)"]
+)
 def test_other_sentences_are_learned_by_any_loop(text: str) -> None:
     refuse_unlooped(parse(text))

@@ -27,6 +27,17 @@ def report(first, last, cohort, term=1, **fields):
     )
 
 
+@pytest.mark.parametrize(("release", "is_told"), [("2.13.1+cu130", False), ("2.12.1", True)])
+def test_an_agent_of_another_series_of_torch_is_welcome_and_told_of(play, release, is_told):
+    p = play(3)
+    p.say("a", p._hello("a").model_copy(update={"torch": "2.13.0+cpu"}))
+    p.say("b", p._hello("b").model_copy(update={"torch": release}))
+    assert p.run.members.keys() == {"a", "b"}
+    told = [event["text"] for event in p.of("warning")]
+    words = f"as a has (2.13.0+cpu), found {release} on b, which takes part all the same"
+    assert [words in text for text in told] == [True] * is_told
+
+
 def test_a_second_agent_of_a_name_is_told_to_stop_and_the_first_stays(play):
     p = play(2)
     p.enter("a")

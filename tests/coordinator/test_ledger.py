@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from coterie.coordinator.ledger import Ledger, Round
-from coterie.leases import Span
+from coterie.leases import Part, Span
 
 NUM_TRAIN = 23
 MEMBERS = ("a", "b", "c")
@@ -240,6 +240,36 @@ def test_an_epoch_learned_out_of_order_is_not_begun_again():
     ledger = Ledger(num_train=8, num_epochs=2, free={1: ((4, 8),)})  # 0 and 2 are learned whole
     assert ledger.grant({"a": 4}, every=1, num_rounds=1).data_epoch == 1
     assert ledger.grant({"a": 4}, every=1, num_rounds=1).data_epoch == 3
+
+
+OWNED = (Part(6, {"a": 1}), Part(10, {"b": 1}))
+
+
+def test_an_epoch_keeps_its_parts_when_owners_change_and_the_next_one_follows_them() -> None:
+    ledger = Ledger(num_train=10)
+    given = ledger.grant({"a": 3, "b": 2}, 1, 1, parts=OWNED)
+    assert (given.spans, given.parts) == (((0, 3), (6, 8)), OWNED)
+    assert {n: k.spans for n, k in ledger.issued[1].leases.items()} == {
+        "a": ((0, 3),),
+        "b": ((6, 8),),
+    }
+    ledger.commit(1, ("a",))  # b died: a takes over all that is left
+    alone = tuple(Part(part.stop, {"a": 1}) for part in OWNED)
+    given = ledger.grant({"a": 10}, 1, 1, parts=alone)
+    assert given.parts == alone
+    assert ledger.issued[2].leases["a"].num_samples == 7
+    assert ledger.grant({"a": 10}, 1, 1, parts=alone).parts == ()  # of the next epoch
+    assert ledger.in_parts == {0}
+    assert Ledger.of(json.loads(json.dumps(ledger.books()))) == ledger
+
+
+def test_a_block_in_parts_is_replayed_as_it_was_given_out() -> None:
+    ledger, again = Ledger(num_train=10), Ledger(num_train=10)
+    given = ledger.grant({"a": 3, "b": 2}, 1, 2, parts=OWNED)
+    parts = [{"stop": part.stop, "shares": dict(part.shares)} for part in given.parts]
+    told = {"first_round": 1, "data_epoch": 0, "spans": given.spans, "every": 1, "batch": None}
+    again.replay({"kind": "block", **told, "shares": {"a": 3, "b": 2}, "parts": parts})
+    assert again.books() == ledger.books()
 
 
 def test_a_round_that_nobody_is_left_to_bring_is_not_asked_about_again() -> None:

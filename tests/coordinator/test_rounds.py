@@ -58,6 +58,17 @@ def test_a_block_says_all_that_its_rounds_need(play):
     }
 
 
+def test_once_a_loop_changes_what_it_computed_gradients_meet_as_a_whole(play):
+    p = play(until={"steps": 1e9}).until_training()
+    assert p.orders_of(say.Block)[-1].hands_out
+    told = {"cohort": ("a",), "num_samples": 0, "num_steps": 0, "loss": 0.0, "compute_s": 0.0}
+    first = {"term": p.run.term.number, "first_round": 0, "last_round": 0, "exchange_s": 0.0}
+    p.say("a", say.Report(**told, **first, restates=True))
+    num_blocks = len(p.orders_of(say.Block))
+    p.until_true(lambda: len(p.orders_of(say.Block)) > num_blocks)
+    assert not p.orders_of(say.Block)[-1].hands_out
+
+
 def test_every_member_of_the_term_is_told_the_same_block(play):
     p = staged(play)
     assert p.orders_of(say.Block, to="a") == p.orders_of(say.Block, to="b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,41 @@ def test_a_list_of_one_task_is_that_task(tmp_path: Path) -> None:
     assert run(tmp_path, [task()]).summary["steps"] == 3
 
 
-def test_several_tasks_are_not_yet_learned_together(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="expected one task, found 2"):
-        run(tmp_path, [task(), task()])
+def test_several_tasks_are_learned_apart_and_teach_one_another(tmp_path: Path) -> None:
+    tasks = [Supervised(name, nn.Linear(3, 2), PAIRS, PAIRS) for name in ("greek", "latin")]
+    sharing = {"every": 2, "gate": "open", "share": "all"}
+    result = run(tmp_path, tasks, until={"steps": 8}, knowledge=sharing, priority={"greek": 2})
+    assert result.exit_code == 0
+    assert {row["steps"] for row in result.summary["pupils"].values()} == {8}
+    assert result.summary["lessons_taken"] > 0
+    told = json.loads((result.folder / "graph.json").read_text())
+    assert {edge["teacher"] for edge in told["edges"]} == {"greek", "latin"}
+    resumed = run(tmp_path, tasks, until={"steps": 12}, resume=result.folder)
+    assert {row["steps"] for row in resumed.summary["pupils"].values()} == {12}
 
 
-def several(trunk: Any, balance: Any = "equal") -> MultiTask:
+@pytest.mark.parametrize(
+    ("tasks", "options", "complaint"),
+    [
+        ([], {}, "expected a task, found none"),
+        (["a", "a"], {}, "expected tasks with names of their own, found a twice"),
+        (["a", "b"], {"priority": {"c": 1}}, "expected priorities of tasks that are given"),
+        (["a"], {"knowledge": {}}, "expected knowledge beside a task of the kind separate"),
+        (["a", "b"], {"strategy": "all-reduce"}, "expected nothing of strategy beside separate"),
+    ],
+)
+def test_what_several_tasks_cannot_be(
+    tmp_path: Path, tasks: list[str], options: dict[str, Any], complaint: str
+) -> None:
+    made = [Supervised(name, nn.Linear(3, 2), PAIRS, PAIRS) for name in tasks]
+    with pytest.raises(JobError, match=complaint):
+        train(made, SGD, 8, {"steps": 3}, runs=tmp_path, show=lambda event: None, **options)
+
+
+def several(trunk: Any, balance: Any = "equal", **placed: Any) -> MultiTask:
     head = functools.partial(nn.Linear, 4, 2)
     tasks = [Supervised(name, head, pairs, pairs) for name in ("one", "other")]
-    return MultiTask("several", trunk, tasks, balance)
+    return MultiTask("several", trunk, tasks, balance, **placed)
 
 
 def pairs() -> TensorDataset:
@@ -82,6 +109,20 @@ def test_several_tasks_in_one_model_are_one_task(tmp_path: Path) -> None:
     assert isinstance(written, MultiSpec)
     assert isinstance(written.balance, Ref)
     assert written.balance.kwargs == {"temperature": 2.0, "every": 2}
+
+
+def test_who_learns_which_task_is_said_with_it(tmp_path: Path) -> None:
+    place = {"one": ["agent-0"], "other": ("agent-0",)}
+    given = several(lambda: nn.Linear(3, 4), place=place, priority={"one": 2.0})
+    result = run(tmp_path, given)
+    written = load_job(result.folder / "job.yaml").task
+    assert isinstance(written, MultiSpec)
+    assert (written.place, written.priority) == (
+        {"one": ["agent-0"], "other": ["agent-0"]},
+        {"one": 2.0},
+    )
+    with pytest.raises(JobError, match=r"expected one on agents that are here \(agent-0\), found"):
+        run(tmp_path, several(nn.Linear(3, 4), place={**place, "one": ["agent-1"]}))
 
 
 def test_the_trunk_too_must_have_a_name_for_agents_of_their_own(tmp_path: Path) -> None:

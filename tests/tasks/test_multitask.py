@@ -369,3 +369,32 @@ def test_the_module_given_as_a_trunk_is_copied() -> None:
     given = trunk()
     multi = MultiTask("t", given, OWN, Fixed())
     assert multi.build().trunk is not given
+
+
+# Owners
+
+
+@pytest.mark.parametrize("balance", ["dwa", "gradnorm", "famo", "upgrad"])
+def test_a_balance_that_compares_tasks_is_refused_where_they_have_owners(balance: str) -> None:
+    owned = {"kind": ["a"], "real": ["b"]}
+    for place in (owned, "auto"):
+        with pytest.raises(JobError, match="who learns some of the tasks does not see the others"):
+            MultiTask("two", trunk, OWN, balance, place)
+    MultiTask("two", trunk, OWN, balance, {"kind": ["a"], "real": ["a"]})
+    MultiTask("two", trunk, SHARED, balance, "auto")  # a table's tasks live together
+
+
+def test_tasks_that_share_a_table_have_the_same_owners() -> None:
+    with pytest.raises(JobError, match="expected kind and real, which share the samples of a"):
+        MultiTask("two", trunk, SHARED, place={"kind": ["a"], "real": ["b"]})
+    with pytest.raises(JobError, match="found none of real"):
+        MultiTask("two", trunk, OWN, place={"kind": ["a"]})
+
+
+def test_sources_are_those_of_samples_and_of_the_heads_that_they_teach() -> None:
+    two, table = MultiTask("two", trunk, OWN), MultiTask("table", trunk, SHARED)
+    assert two.numbered == ((("kind",), NUM), (("real",), 10))
+    assert table.numbered == ((("kind", "real"), NUM),)
+    assert [two.source_of(f"heads.{name}.weight") for name in ("kind", "real")] == [0, 1]
+    assert table.source_of("heads.real.weight") == 0
+    assert two.source_of("trunk.0.weight") is two.source_of("balance.log_variance_M") is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,11 +14,12 @@ import pytest
 import zmq
 import zmq.utils.monitor
 
-from coterie.errors import JobError
+from coterie.errors import JobError, JoinError
 from coterie.transport import control
-from coterie.transport.control import ControlClient, ControlServer, Inbox
+from coterie.transport.control import ControlClient, ControlServer, Inbox, knock
+from coterie.transport.door import Door
 from coterie.transport.frames import BadMessage, encode
-from coterie.transport.messages import Beat, Bye, Failed, State, Stop
+from coterie.transport.messages import Beat, Bye, Failed, State, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
 
 DEADLINE_S = 20.0  # bounds a test that hangs; none waits for it otherwise
@@ -303,6 +306,72 @@ def test_one_with_another_key_is_not_heard_and_learns_why(
     member.tell(Bye())
     assert hears(server, 1) == [(b"ann", Bye())]
     assert server.receive() in (None, (b"ann", Beat()))
+
+
+def test_a_key_that_has_run_out_is_refused_in_a_sentence_and_who_came_in_time_dials_in_again(
+    dial: Dial, hears: Hears, quick: None
+) -> None:
+    guest = JoinKey.beside(KEYS.join)
+    door = Door(frozenset({KEYS.join.agent_public}), guest.agent_public)
+    server = ControlServer(HERE, KEYS, door)
+    try:
+        dial(server.endpoint, guest, name="early").tell(Failed(reason="in time"))
+        assert hears(server, 1) == [(b"early", Failed(reason="in time"))]
+        door.until_s = -1.0
+        late = dial(server.endpoint, guest, name="late")
+        late.tell(Failed(reason="let me in"))
+        until_s = time.monotonic() + DEADLINE_S
+        while (stop := late.inbox.get(0.01)) is None and time.monotonic() < until_s:
+            assert server.receive() in (None, (b"early", Beat()))
+        assert isinstance(stop, Stop)
+        again = [dial(server.endpoint, guest, name="early"), dial(server.endpoint, name="own")]
+        for client in again:
+            client.tell(Bye())
+        came = set[bytes]()
+        while came != {b"early", b"own"} and time.monotonic() < until_s:
+            heard = server.receive()  # who comes late is told anew with each beat
+            if heard is not None and heard[1] == Bye():
+                came.add(heard[0])
+        assert came == {b"early", b"own"}
+        assert stop.reason.startswith("expected a key that still opens this run, found one that")
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("until_s", [math.inf, -1.0])
+def test_whoever_knocks_learns_whether_its_key_opens_the_run(
+    quick: None, bell: socket.socket, until_s: float
+) -> None:
+    guest = JoinKey.beside(KEYS.join)
+    server = ControlServer(HERE, KEYS, Door(frozenset(), guest.agent_public, until_s))
+    outcome: list[str] = []
+
+    def try_it() -> None:
+        try:
+            knock(server.endpoint, guest, "ann", DEADLINE_S)
+            outcome.append("")
+        except JoinError as error:
+            outcome.append(str(error))
+
+    knocking = threading.Thread(target=try_it)
+    try:
+        knocking.start()
+        while knocking.is_alive():
+            server.wait(0.01, bell)
+            if (heard := server.receive()) is not None:
+                server.send(heard[0], Who())
+    finally:
+        server.close()
+    assert ("was good until" in outcome[0]) == (until_s < 0)
+
+
+def test_a_knock_that_nobody_answers_is_refused_with_what_to_do() -> None:
+    with pytest.raises(JoinError, match="check the address, and copy"):
+        knock(free_port(), KEYS.join, "ann", patience_s=0.01)
+
+
+def test_a_wrong_key_is_known_after_so_few_greetings_that_nobody_waits_two_seconds() -> None:
+    assert control.NUM_GREETINGS * control.REDIAL_MS < 2000
 
 
 @pytest.mark.parametrize("kind", [zmq.DEALER, zmq.REQ, zmq.ROUTER])

@@ -46,7 +46,7 @@ class Street:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        self.hub = StarSwitch(HERE, KEYS.join.agent_public, Inbox())
+        self.hub = StarSwitch(HERE, [KEYS.join.agent_public], Inbox())
         stack.callback(self.hub.close)
 
     def party(self, name: str, key: JoinKey = KEYS.join, address: str = "") -> StarTransport:
@@ -260,7 +260,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 def test_a_port_that_is_taken_is_told(street: Street) -> None:
     taken = street.hub.address[:-41]
     with pytest.raises(JobError, match="choose another port"):
-        StarSwitch(taken, KEYS.join.agent_public, Inbox())
+        StarSwitch(taken, [KEYS.join.agent_public], Inbox())
 
 
 # -- lines that break -----------------------------------------------------------------------------
@@ -580,7 +580,7 @@ def be_hub() -> None:
     keys = Keys.make()
     server, switch = (
         ControlServer(f"{HUB_IP}:0", keys),
-        StarSwitch(f"{HUB_IP}:0", keys.join.agent_public, Inbox()),
+        StarSwitch(f"{HUB_IP}:0", [keys.join.agent_public], Inbox()),
     )
     print(json.dumps([server.endpoint, switch.address, keys.join.text()]), flush=True)
     bell, _ringer = socket.socketpair()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import NotFinite
+from coterie.errors import CoterieError, Torn
 from coterie.sync.fragments import buckets
 from coterie.types import Layout
 
@@ -25,8 +25,9 @@ class Hands:
         told_N: Tensor,
         factor: float,
         parts: Sequence[tuple[int, slice]],
+        kept_N: Tensor | None = None,
     ) -> None:
-        self._told_N, self._factor = told_N, factor
+        self._told_N, self._factor, self._kept_N = told_N, factor, kept_N
         views = torch.split(told_N, [p.numel() for p in parameters])
         pairs = zip(parameters, views, strict=True)
         self._pairs = [(p, view.view(p.shape)) for p, view in pairs][::-1]  # the last one first
@@ -47,7 +48,25 @@ class Hands:
             stop, where = self._parts.pop(0)
             gather(self._pairs[self._num_told : stop])
             self._num_told = stop
+            if self._kept_N is not None:
+                self._kept_N[where].copy_(self._told_N[where])
             emit(self._told_N[where].mul_(self._factor))
+
+    @property
+    def are_changed(self) -> bool:
+        """Whether a gradient is not any more what was handed out of it."""
+        if self._kept_N is None:
+            return False
+        stop = self._told_N.numel()
+        for parameter, view in self._pairs[: self._num_told]:
+            start = stop - view.numel()
+            kept = self._kept_N[start:stop].view(view.shape)
+            here = parameter.grad
+            same = not kept.any() if here is None else torch.equal(here.to(kept), kept)
+            if not same and bool(kept.isfinite().all()):  # else all see that anyhow
+                return True
+            stop = start
+        return False
 
     def spoil(self, emit: Callable[[Tensor], None]) -> None:
         """Hand out NaN in place of all that is left."""
@@ -73,15 +92,18 @@ def stream(
     told_N: Tensor,
     factor: float,
     emit: Callable[[Tensor], None],
-) -> float:
+    kept_N: Tensor | None = None,
+) -> tuple[float, bool]:
     """Run a backward pass and hand out factor·gradient in `told_N`; the loss.
 
-    Every bucket is handed out whatever happens, for others wait for it: where the loss is not
-    finite they hold NaN, and NotFinite is raised behind them. The gradient itself stays in the
-    parameters; what they held before is let go.
+    Every bucket is handed out whatever happens, for others wait for it: where the pass fails they
+    hold NaN, and the failure is raised behind them. The gradient itself stays in the parameters;
+    what they held before is let go. With `kept_N`, memory for one more gradient, it is compared at
+    the end with what was handed out: whether it has changed since, and then the last bucket, which
+    waits for the end anyhow, holds NaN.
     """
     parts = buckets(layout, told_N.element_size())
-    hands = Hands(parameters, told_N, factor, parts)
+    hands = Hands(parameters, told_N, factor, parts, kept_N)
     num_early = parts[-2][0] if len(parts) > 1 else 0  # the last bucket waits for the end anyhow
     hooks = []
     for parameter in parameters:
@@ -94,11 +116,33 @@ def stream(
         hook = parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
         hooks.append(hook)
     try:
-        return backward()
-    except NotFinite:
+        loss = backward()
+        if changed := hands.are_changed:
+            hands.spoil(emit)
+        return loss, changed
+    except CoterieError:
         hands.spoil(emit)
         raise
     finally:
         for hook in hooks:
             hook.remove()
         hands.flush(emit)
+
+
+def forgiving(emit: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    """To hand parts out in the midst of a backward pass that is not to hear that a meeting tore.
+
+    Parts that are not handed out for it hold NaN: whoever looks at the whole sees so.
+    """
+    torn: list[Torn] = []
+
+    def hand_out(part: Tensor) -> None:
+        try:
+            if not torn:
+                emit(part)
+                return
+        except Torn as error:
+            torn.append(error)
+        part.fill_(math.nan)
+
+    return hand_out

@@ -46,6 +46,11 @@ class Hear:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """The coordinator's next message if one is here, else None."""
+
+
+@dataclass(frozen=True)
 class Compute:
     """Run a function that works through batches of these sizes; its value."""
 
@@ -167,6 +172,7 @@ Effect = (
     | Tell
     | TellMeanwhile
     | Hear
+    | Glance
     | Compute
     | Await
     | Stream

@@ -61,6 +61,7 @@ class Hub:
     num_answers: int = 0
     told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
     brought: dict[int, dict[str, Message]] = field(default_factory=dict)  # in this term
+    beside: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # that: see `heads`
     newest: int = 0  # round that was given out
     closed: int = 0  # the last one, in this term
     anchor_N: Tensor | None = None
@@ -97,6 +98,7 @@ class Hub:
             self._adopt(term.strategy)
         self.newest = max(self.newest, term.given_out)
         self.brought.clear()
+        self.beside.clear()
         if term.apart:  # what they were given is learned by others, though they may come back
             self.void |= {n for n, k in self.leases.items() if not k.keys() & set(term.members)}
         self.shadows = {name: v for name, v in self.shadows.items() if name in term.members}
@@ -148,6 +150,9 @@ class Hub:
         if origin not in self.term.members:
             return
         row, offence = self._opened(said["payload"], number, float(said["weight"]))
+        if not offence and row is not None and said.get("beside") is not None:
+            offence = self._lay_beside(origin, number, said["beside"])
+            row = None if offence else row
         if offence:
             yield do.Tell(Offence(member=origin, reason=offence))
         weight = float(said["weight"]) if row is not None else 0.0
@@ -159,6 +164,17 @@ class Hub:
         whole = held.keys() >= set(self.term.members)
         if whole or (exchange.quorum and len(heard) >= exchange.quorum):
             yield from self._close(number, heard)
+
+    def _lay_beside(self, origin: str, number: int, told_P: Any) -> str:
+        """Keep what a member tells beside what it shares; or say what is wrong with it."""
+        held = self.beside.setdefault(number, {})
+        is_vector = isinstance(told_P, Tensor) and told_P.dim() == 1
+        if not (is_vector and told_P.is_floating_point() and bool(told_P.isfinite().all())):
+            return "expected finite values beside what is shared, found others"
+        if any(told_P.shape != other.shape for other in held.values()):
+            return f"expected as many values beside as others tell, found {told_P.numel()}"
+        held[origin] = told_P
+        return ""
 
     def _opened(self, payload: Any, number: int, weight: float) -> tuple[Tensor | None, str]:
         """The row that a member brings, and what is wrong with it if it cannot be counted."""
@@ -191,11 +207,16 @@ class Hub:
             payload = self._packed(agreed_K, number)
         else:
             refused = "expected a member that brings finite values, found none"
+        told = self.beside.get(number, {})
+        rows = [told[name] for name in sorted(weights) if name in told]
+        beside = torch.stack(rows).sum(0) if rows else None
         self.closed = number
         for past in [n for n in self.leases if n <= number]:
             del self.leases[past]
             self.brought.pop(past, None)
+            self.beside.pop(past, None)
         outcome = {"round": number, "weights": weights, "refused": refused, "payload": payload}
+        outcome["beside"] = beside
         yield from self._tell_all(outcome)
         yield from self._again()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from coterie.agents.attend import attend
 from coterie.agents.draws import repeatable
 from coterie.agents.grant import Grant
 from coterie.agents.learner import Learner, Setup, best_device
@@ -26,9 +27,10 @@ from coterie.config import Job, load_job, parse_job
 from coterie.errors import CoterieError, JobError, JoinError, TrainingError
 from coterie.machine import cores, memory_available_bytes
 from coterie.parent import Watch
+from coterie.specs import SeparateSpec
 from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate
-from coterie.transport.control import ControlClient
+from coterie.transport.control import ControlClient, identity
 from coterie.transport.messages import (
     Bye,
     Hello,
@@ -98,7 +100,7 @@ def _part(
     key = place.key if isinstance(place.key, JoinKey) else JoinKey.read(place.key)
     endpoint = place.endpoint
     _check_byte_order(sys.byteorder)
-    client = ControlClient(endpoint, key, identity=f"{name}:{os.getpid()}")
+    client = ControlClient(endpoint, key, identity(name))
     place.watch.heard_s = lambda: client.heard_s
     roads = None
     try:
@@ -112,22 +114,40 @@ def _part(
             if job.script is not None:
                 seat = Seat(first, job, files, perform, client.tell, lambda: client.given_up)
                 return _said(follow(seat)), False
-            worker = Worker(name, learner or _built(job), hello=first, granted=_granted(first))
-            if files:
-                worker.resume(files)
+            if isinstance(job.task, SeparateSpec):
+                return _kept(client, attend(job, first, key, client, perform)), False
+            worker = _worker(learner or _built(job), first, files)
+        except _Lost:
+            raise
         except CoterieError as error:
             client.tell(Refused(reason=str(error)))
             return _said(str(error)), False
         client.tell(worker.learner.ready())
         with repeatable(job.deterministic):
             why = drive(worker.live(), perform)
-        if client.given_up:
-            raise TrainingError(client.given_up)
-        return _said(why), worker.again
+        return _kept(client, why), worker.again
     finally:
         if roads is not None:
             roads.close()
         client.close()
+
+
+class _Lost(TrainingError):
+    """The coordinator was given up."""
+
+
+def _kept(client: ControlClient, why: str) -> str:
+    """Why a life ended; TrainingError where that was for want of a coordinator."""
+    if client.given_up:
+        raise _Lost(client.given_up)
+    return _said(why)
+
+
+def _worker(learner: Learner, first: Hello, files: dict[str, bytes]) -> Worker:
+    worker = Worker(first.name, learner, hello=first, granted=_granted(first))
+    if files:
+        worker.resume(files)
+    return worker
 
 
 def _said(why: str) -> str:
@@ -168,6 +188,7 @@ def hello(name: str, store: str, device: str) -> Hello:
         memory_bytes=memory_available_bytes(),
         device=device,
         store=store,
+        torch=torch.__version__,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from coterie.agents.buckets import stream
+from coterie.agents.buckets import forgiving, stream
 from coterie.agents.draws import Draws
 from coterie.agents.stages import Stage, split
 from coterie.agents.state import copied
 from coterie.agents.stream import shuffled
 from coterie.errors import CheckpointError, JobError, NotFinite
-from coterie.tasks.base import IndexedTask, StagedTask
+from coterie.tasks.base import IndexedTask, SourcedTask, StagedTask
 from coterie.tasks.columns import numbered
 from coterie.transport.messages import Ready
 from coterie.types import Batch, Layout
@@ -39,6 +39,10 @@ class Own(Protocol):
     model: nn.Module
     optimizer: Optimizer
     batch: int  # samples of one step over all agents
+
+    @property
+    def is_one_pass(self) -> bool:
+        """Whether a step takes one backward pass, after which its gradient may be final."""
 
     def descend(self, indices: Sequence[int], data_epoch: int) -> float:
         """Leave the mean gradient on these samples in the model; the loss, NaN if it is not told.
@@ -82,6 +86,8 @@ class Learner:
         self.num_steps = 0
         self.data_epoch = 0
         self._rooms: list[Tensor] = []
+        self._kept_N: Tensor | None = None  # what a loop of its own had computed, to compare
+        self.restates = False  # whether it changes gradients once they were computed
         self._stages: dict[tuple[str, ...], tuple[Stage, ...]] = {}
 
     @property
@@ -100,28 +106,35 @@ class Learner:
             rates_fall=getattr(self.optimizer, "rates_fall", False),
             shuffled=shuffled(self.setup.seed) ^ numbered(self.task),
             batch=self.setup.own.batch if self.setup.own else None,
+            sources=self.task.numbered if isinstance(self.task, SourcedTask) else (),
         )
 
     @property
     def streams(self) -> bool:
-        """Whether parts of a gradient are final before the whole is: a loop may change it last."""
-        return self.setup.own is None
+        """Whether parts of a gradient may be final before the whole is."""
+        return self.setup.own is None or self.setup.own.is_one_pass
 
     def begins(self, data_epoch: int) -> bool:
         """Whether the user's own loop begins this pass; a task is learned as long as is asked."""
         return self.setup.own is None or self.setup.own.begins(data_epoch)
 
     def step(
-        self, indices: Sequence[int], pull: float = 0.0, anchor_N: Tensor | None = None
+        self,
+        indices: Sequence[int],
+        pull: float = 0.0,
+        anchor_N: Tensor | None = None,
+        rates: Mapping[str, float] | None = None,
     ) -> float:
         """One plain step of the torch loop; the loss before it. Raises NotFinite on NaN.
 
         With `pull`, the gradient of pull/2·‖here − anchor‖² is added (FedProx, Li et al. 2020).
+        Gradients of the parameters named in `rates` are multiplied by them.
         """
         first: list[float] = []
 
         def closure() -> float:
             first.append(self._descend(batch))
+            self._scale(rates or {})
             self._finish()
             if anchor_N is not None:
                 self._draw(pull, anchor_N)
@@ -154,15 +167,25 @@ class Learner:
     def stream(
         self, indices: Sequence[int], told_N: Tensor, factor: float, emit: Callable[[Tensor], None]
     ) -> float:
-        """The loss on some samples, and factor·gradient in `told_N`, handed out as it comes."""
-        return stream(
+        """The loss on some samples, and factor·gradient in `told_N`, handed out as it comes.
+
+        A loop of its own may still change what was handed out, as by clipping: `told_N` is not
+        finite then, and from then on `restates` is true.
+        """
+        own = self.setup.own is not None
+        if own and self._kept_N is None:
+            self._kept_N = torch.empty_like(told_N)
+        loss, changed = stream(
             self._parameters,
             self.layout,
             lambda: self._backward(indices) if indices else 0.0,
             told_N,
             factor,
-            emit,
+            forgiving(emit) if own else emit,
+            self._kept_N,
         )
+        self.restates = self.restates or changed
+        return loss
 
     def computed(self) -> Tensor:
         """The gradient that was computed last, as one vector."""
@@ -189,6 +212,11 @@ class Learner:
         value = self._finite(loss)
         loss.backward()  # type: ignore[no-untyped-call]
         return value
+
+    def _scale(self, rates: Mapping[str, float]) -> None:
+        for name, parameter in zip(self.layout.names, self._parameters, strict=True):
+            if name in rates and parameter.grad is not None:
+                parameter.grad.mul_(rates[name])
 
     def _finish(self) -> None:
         if self.setup.own is not None:

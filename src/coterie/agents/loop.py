@@ -58,6 +58,11 @@ class Loop:
 
     # -- the worker's side ------------------------------------------------------------------------
 
+    @property
+    def is_one_pass(self) -> bool:
+        """Whether a batch makes a step."""
+        return self.accumulate == 1
+
     def descend(self, indices: Sequence[int], data_epoch: int) -> float:
         """Have the loop leave the mean gradient on these samples; the loss, NaN if not told."""
         return float(self.turns.ask(Hand(data_epoch, cut(indices, self.accumulate))))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from coterie.agents import effects as do
+from coterie.agents import heads
 from coterie.agents.deviation import norms
 from coterie.agents.member import Member, Outcome
 from coterie.agents.star import consult
@@ -28,9 +29,14 @@ REPORT_S = 0.25  # short rounds are told together
 
 
 def talk(member: Member) -> Talk[tuple[Agreed, tuple[Any, ...]]]:
-    """The meeting about what this member holds; on islands their first members meet for all."""
+    """The meeting about what this member holds, and what is told beside it."""
     mine = member.contribution
     assert mine is not None
+    return heads.beside(mine, _talk(member, mine))
+
+
+def _talk(member: Member, mine: Contribution) -> Talk[tuple[Agreed, tuple[Any, ...]]]:
+    """The meeting alone; on islands their first members meet for all."""
     team = member.sentence.team
     if isinstance(team, Pipeline) and len(member.cohort) >= team.least:
         weights = team.weights(mine.weights(member.cohort))
@@ -124,20 +130,19 @@ def meet(member: Member) -> do.Life[None]:
         memory = member.sentence.unheard(member.memory, memory, mine.ctx)
     yield from tell_apart(member, mine.round)
     member.tally.exchange_s += exchange_s
-    yield from commit(member, agreed.vector_K, agreed.weights, memory)
+    yield from commit(member, agreed, memory)
 
 
-def commit(
-    member: Member, agreed_K: Tensor, weights: Mapping[str, float], memory: tuple[Any, ...]
-) -> do.Life[None]:
+def commit(member: Member, agreed: Agreed, memory: tuple[Any, ...]) -> do.Life[None]:
     """Land what was agreed; from here on the round counts."""
+    agreed_K, weights = agreed.vector_K, agreed.weights
     mine = member.contribution
     assert mine is not None
     yield from tell_apart(member, mine.round)
     began_s = yield do.Now()
     if mine.round == member.check_round or began_s - member.tally.since_s > REPORT_S:
         member.tally.norms = norms(member, mine, agreed_K, weights)
-    member.outcome = Outcome(mine.round, agreed_K, weights)
+    member.outcome = Outcome(mine.round, agreed_K, weights, agreed.beside_P)
     land(member, mine, agreed_K, memory)
     member.round, member.contribution = mine.round, None
     now_s = yield do.Now()
@@ -160,9 +165,10 @@ def commit(
 def land(member: Member, mine: Contribution, agreed_K: Tensor, memory: tuple[Any, ...]) -> None:
     """Step on an agreed gradient, or move the anchor by what an agreed walk comes to."""
     strategy, layout, learner = member.sentence, member.layout, member.learner
-    anchor_N = mine.own_N if member.anchor_N is None else member.anchor_N
+    own_N = heads.taken(member, mine, member.outcome.beside_P)
+    anchor_N = own_N if member.anchor_N is None else member.anchor_N
     heard = member.outcome.weights.get(member.name, 0.0) > 0
-    landing = Landing(mine.own_N, anchor_N, mine.payload, heard)
+    landing = Landing(own_N, anchor_N, mine.payload, heard)
     update_F, member.memory = strategy.land(agreed_K, landing, memory, layout, mine.ctx)
     if member.anchor_N is None:
         learner.apply(update_F)

@@ -23,6 +23,7 @@ from coterie.errors import TrainingError
 from coterie.sync import fragments
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
+from coterie.tasks.base import SourcedTask
 from coterie.transport.messages import Back, Hello, Report, Term
 from coterie.types import Layout
 
@@ -36,6 +37,7 @@ class Outcome:
     round: int  # 0 where there was none
     agreed_K: Tensor | None
     weights: Mapping[str, float]  # of those who were heard
+    beside_P: Tensor | None = None  # what members told of what they do not share
 
 
 def _number_of(data: bytes) -> int:
@@ -75,13 +77,16 @@ class Member:
     hello: Hello | None = None  # as it was said to the coordinator first
     told: deque[Report] = field(default_factory=lambda: deque(maxlen=NUM_REMEMBERED))
     trust: Mapping[str, float] = field(default_factory=dict)  # see Block
+    hands_out: bool = True  # gradients as they come, by what all were told: see Block
     check_round: int = 0  # after which all tell where they stand
     granted: Callable[[], float | None] = lambda: None  # cores, by whoever knows the machine
     tell_rounds: set[int] = field(default_factory=set)  # after which they tell what they did
     again: bool = False  # whether it was told to begin anew
 
     def __post_init__(self) -> None:
-        self.stream = stream_of(self.learner.task, self.learner.setup.seed)
+        task = self.learner.task
+        self.stream = stream_of(task, self.learner.setup.seed)
+        self.placed = task if isinstance(task, SourcedTask) and task.is_placed else None
         self.learner.draws.seed(self.learner.setup.seed, self.name)  # not as any other member
 
     @property
@@ -122,9 +127,9 @@ class Member:
     def digest(self) -> int:
         """Of what members agree on: private parameters differ, and are to stay so."""
         agreed_N = self.agreed_vector()
-        if self.strategy is not None:
-            if not self.strategy.exchange.agrees:
-                return 0  # members differ, and are to
+        if self.strategy is not None and not self.strategy.exchange.agrees:
+            return 0  # members differ, and are to
+        if self.strategy is not None and self.placed is None:  # else all hold all
             shared = self.strategy.narrowed(self.layout)
             agreed_N = fragments.take(agreed_N, self.layout, shared)
         return _number_of(agreed_N.numpy().tobytes())

@@ -116,6 +116,8 @@ class Performer:
                 return self._tell_meanwhile(make)
             case do.Hear():
                 return self._client.inbox.get()
+            case do.Glance():
+                return self._client.inbox.get(0.0)
             case do.Compute(run, _):
                 return self._compute(run)
             case do.Await(run):

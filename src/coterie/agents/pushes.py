@@ -81,5 +81,5 @@ def came_late(member: Member, number: int, leases: Mapping[str, Lease]) -> do.Li
     member.contribution = late(member, number, ctx, leases)
     agreed = opened(member, outcome, ctx)
     member.cohort = tuple(agreed.weights)
-    yield from commit(member, agreed.vector_K, agreed.weights, member.memory)
+    yield from commit(member, agreed, member.memory)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.transport.messages import Bye, Failed, Hello, Refused, Said, Stop, Wire
 
 MOST_SAID = 2000  # characters of a line
+# What a machine does to a script: others go on, and it may be back. All else is the script's own.
+OF_THE_MACHINE = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 FIRST = "agent-0"  # who speaks for all before there is a term
 
 
@@ -153,7 +156,8 @@ class OneOfMany(Me):
 def follow(at: Seat) -> str:
     """Run the script of a job as an agent; why it ended.
 
-    What the script does wrong is told to the coordinator; what it raises of its own is raised.
+    What the script does wrong or raises is told to the coordinator, for it would do so elsewhere
+    too. What its machine does to it once it learns is raised: this agent alone is lost.
     """
     me = OneOfMany(at)
     try:
@@ -162,10 +166,34 @@ def follow(at: Seat) -> str:
     except CoterieError as error:
         if at.given_up():
             raise
-        kind = Failed if me.has_begun() else Refused
-        at.tell(kind(reason=f"{me.name}: {error}" if me.has_begun() else str(error)))
-        return str(error)
+        return _give_up(at, me, str(error), "")
+    except SystemExit as end:
+        return _give_up(at, me, f"the script ended by itself with {end.code!r}", "")
+    except Exception as error:
+        if me.has_begun() and isinstance(error, OF_THE_MACHINE):
+            raise
+        trace = _trace(error, at.job)
+        print(trace, file=sys.stderr)
+        what = "".join(traceback.format_exception_only(error)).strip()
+        return _give_up(at, me, f"the script raised {what}", trace)
     return "the script ended"
+
+
+def _give_up(at: Seat, me: Me, why: str, trace: str) -> str:
+    kind = Failed if me.has_begun() else Refused
+    at.tell(kind(reason=f"{me.name}: {why}" if me.has_begun() else why, traceback=trace))
+    return why
+
+
+def _trace(error: Exception, job: Job) -> str:
+    """A traceback that begins in the script, as Python's own would; its end, if it is long."""
+    assert job.script is not None
+    path = str(job.script.found_in(job.root))
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((at for at, frame in enumerate(frames) if frame.filename == path), 0)
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames[first:])]
+    lines += traceback.format_exception_only(error)
+    return "".join(lines).rstrip()[-MOST_SAID:]
 
 
 def _run(job: Job, me: Me) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 from coterie.agents import effects as do
+from coterie.agents.board import Keeper, keep
 from coterie.agents.hub import Hub
 from coterie.agents.join import hello
 from coterie.agents.perform import FOREVER_S, drive
 from coterie.errors import CoterieError, JoinError, TrainingError
 from coterie.parent import Watch
 from coterie.transport.control import ControlClient
-from coterie.transport.messages import HUB, Stop, Welcome, Who
+from coterie.transport.door import GUEST
+from coterie.transport.messages import HUB, Hello, Stop, Welcome, Who
 from coterie.transport.secure import JoinKey
 from coterie.transport.star import StarSwitch
 
@@ -53,11 +55,18 @@ class Performer:
             inbox.wait(lambda: self._switch.waiting(channel) or inbox.waiting(), FOREVER_S)
 
 
-def serve(endpoint: str, key: JoinKey, listen: str, watch: Watch) -> str:
+def _agents(key_path: Path) -> list[bytes]:
+    """Whose keys open the switch: the run's own, and guests whom the coordinator let in."""
+    paths = [path for path in (key_path, key_path.with_name(GUEST)) if path.exists()]
+    return [JoinKey.read(path).agent_public for path in paths]
+
+
+def serve(endpoint: str, key_path: Path, listen: str, watch: Watch) -> str:
     """Serve a run until it ends; why it ended. Raises JoinError if not let in."""
+    key = JoinKey.read(key_path)
     client = ControlClient(endpoint, key, identity=f"{HUB}:{os.getpid()}")
     watch.heard_s = lambda: client.heard_s
-    switch = StarSwitch(listen, key.agent_public, client.inbox, HUB)
+    switch = StarSwitch(listen, _agents(key_path), client.inbox, HUB)
     try:
         client.tell(first := hello(HUB, switch.address, "cpu"))
         while isinstance(welcome := client.inbox.get(WELCOME_S), Who):
@@ -65,7 +74,7 @@ def serve(endpoint: str, key: JoinKey, listen: str, watch: Watch) -> str:
         if not isinstance(welcome, Welcome):
             found = welcome.reason if isinstance(welcome, Stop) else "nothing"
             raise JoinError(f"expected a coordinator at {endpoint}, found {found}")
-        why = drive(Hub(first).live(), Performer(client, switch))
+        why = drive(_life(first, welcome), Performer(client, switch))
         if client.given_up:
             raise TrainingError(client.given_up)
         return why
@@ -74,13 +83,20 @@ def serve(endpoint: str, key: JoinKey, listen: str, watch: Watch) -> str:
         client.close()
 
 
+def _life(first: Hello, welcome: Welcome) -> do.Life[str]:
+    """What is served: the meetings of members, or the board of agents that learn apart."""
+    if welcome.job.get("kind") == "separate":
+        return keep(first, Keeper(float(welcome.job["max_age_s"])))
+    return Hub(first).live()
+
+
 def main(endpoint: str, key_path: str, listen: str, beside: str) -> int:
     """A server process started by an engine; its exit code."""
     watch = Watch(int(beside))
     watch.start()
     torch.set_num_threads(1)
     try:
-        print(serve(endpoint, JoinKey.read(Path(key_path)), listen, watch))
+        print(serve(endpoint, Path(key_path), listen, watch))
     except CoterieError as error:
         print(f"coterie: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from coterie.agents.meet import commit, report
 from coterie.agents.member import Member, as_tensor
 from coterie.agents.star import pull
 from coterie.errors import CoterieError, Torn
+from coterie.sync.room import Agreed
 from coterie.transport.messages import Settled, Stop, Term, TornRound, Who
 
 
@@ -131,6 +132,8 @@ def give_outcome(member: Member, peer: str) -> do.Life[None]:
     yield do.Give(peer, as_tensor(names))
     yield do.Give(peer, torch.tensor(heard, dtype=torch.float64))
     yield do.Give(peer, outcome.agreed_K)
+    if outcome.beside_P is not None:
+        yield do.Give(peer, outcome.beside_P)
 
 
 def take_outcome(member: Member, peer: str) -> do.Life[None]:
@@ -143,10 +146,13 @@ def take_outcome(member: Member, peer: str) -> do.Life[None]:
     weights = dict(zip(names.numpy().tobytes().decode().split("\n"), heard.tolist(), strict=True))
     size = member.sentence.shared(member.layout, mine.round).size
     agreed_K = yield do.Take(peer, mine.own_N.new_empty(size))
+    beside_P = None
+    if mine.beside_P is not None:
+        beside_P = yield do.Take(peer, torch.empty_like(mine.beside_P))
     member.cohort = tuple(name for name in member.cohort if weights.get(name, 0.0) > 0)
     member.handle = None
     memory = mine.memory if weights.get(member.name, 0.0) > 0 else member.memory
-    yield from commit(member, agreed_K, weights, memory)
+    yield from commit(member, Agreed(agreed_K, weights, beside_P=beside_P), memory)
 
 
 def give_state(member: Member, peer: str) -> do.Life[None]:

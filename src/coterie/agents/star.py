@@ -32,6 +32,7 @@ def consult(member: Member, mine: Contribution) -> do.Life[tuple[Agreed, tuple[A
         "round": mine.round,
         "weight": mine.weight,
         "payload": mine.payload,
+        "beside": mine.beside_P,
     }
     yield do.Post(HUB, CHANNEL, pack_state(packet))
     while True:
@@ -75,7 +76,7 @@ def opened(member: Member, outcome: Mapping[str, Any], ctx: Ctx) -> Agreed:
     vector_K = outcome["payload"]
     if not vector_K.is_floating_point():
         vector_K = strategy.open(vector_K, like_K, ctx)
-    return Agreed(vector_K, outcome["weights"])
+    return Agreed(vector_K, outcome["weights"], beside_P=outcome.get("beside"))
 
 
 def _hear(member: Member, wait: bool) -> do.Life[Any]:

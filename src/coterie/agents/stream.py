@@ -24,23 +24,27 @@ class Stream:
     >>> stream = Stream(num_train=5, seed=0)
     >>> sorted(stream.indices(data_epoch=0, spans=[(0, 5)]))
     [0, 1, 2, 3, 4]
+    >>> sorted(stream.indices(data_epoch=0, spans=[(0, 2)], laid=(2, 5)))
+    [0, 1]
     """
 
     num_train: int
     seed: int
 
-    def order(self, data_epoch: int) -> NDArray[np.int64]:
-        """The shuffled indices of one epoch."""
-        return _order(self.num_train, self.seed, data_epoch)
+    def order(self, data_epoch: int, laid: tuple[int, ...] = ()) -> NDArray[np.int64]:
+        """The shuffled indices of one epoch; laid out in parts, each holds its own part of them."""
+        return _order(self.num_train, self.seed, data_epoch, laid)
 
-    def indices(self, data_epoch: int, spans: Sequence[Span]) -> list[int]:
+    def indices(
+        self, data_epoch: int, spans: Sequence[Span], laid: tuple[int, ...] = ()
+    ) -> list[int]:
         """The dataset indices at these positions."""
-        order = self.order(data_epoch)
+        order = self.order(data_epoch, laid)
         return [int(i) for start, stop in spans for i in order[start:stop]]
 
     def batches(self, data_epoch: int, lease: Lease) -> Iterator[list[int]]:
         """A lease cut into the batches of its steps."""
-        indices = self.indices(data_epoch, lease.spans)
+        indices = self.indices(data_epoch, lease.spans, lease.laid)
         for start in range(0, len(indices), lease.batch):
             yield indices[start : start + lease.batch]
 
@@ -57,9 +61,11 @@ class Renewed(Stream):
     True
     """
 
-    def indices(self, data_epoch: int, spans: Sequence[Span]) -> list[int]:
+    def indices(
+        self, data_epoch: int, spans: Sequence[Span], laid: tuple[int, ...] = ()
+    ) -> list[int]:
         """The numbers of the samples at these positions."""
-        return [data_epoch * self.num_train + i for i in super().indices(data_epoch, spans)]
+        return [data_epoch * self.num_train + i for i in super().indices(data_epoch, spans, laid)]
 
 
 class InOrder(Stream):
@@ -69,8 +75,10 @@ class InOrder(Stream):
     [5, 6, 9]
     """
 
-    def indices(self, data_epoch: int, spans: Sequence[Span]) -> list[int]:
-        """The numbers of the samples at these positions, through all passes."""
+    def indices(
+        self, data_epoch: int, spans: Sequence[Span], laid: tuple[int, ...] = ()
+    ) -> list[int]:
+        """The numbers of the samples at these positions, through all passes; in no parts."""
         first = data_epoch * self.num_train
         return [first + i for start, stop in spans for i in range(start, stop)]
 
@@ -96,8 +104,11 @@ def stream_of(task: IndexedTask, seed: int) -> Stream:
 
 
 @lru_cache(maxsize=4)  # two epochs are open at once where a lease came back
-def _order(num_train: int, seed: int, data_epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, data_epoch]).permutation(num_train)
+def _order(num_train: int, seed: int, data_epoch: int, laid: tuple[int, ...]) -> NDArray[np.int64]:
+    order = np.random.default_rng([seed, data_epoch]).permutation(num_train)
+    if not laid:
+        return order
+    return order[np.argsort(np.searchsorted(laid, order, side="right"), kind="stable")]
 
 
 def shuffled(seed: int) -> int:
@@ -106,7 +117,7 @@ def shuffled(seed: int) -> int:
     >>> shuffled(0) == shuffled(0) != shuffled(1)
     True
     """
-    return zlib.crc32(_order(PROBED, seed, 0).astype("<i8").tobytes())
+    return zlib.crc32(_order(PROBED, seed, 0, ()).astype("<i8").tobytes())
 
 
 def whole_epoch(num_train: int, batch: int, done: int = 0) -> tuple[Lease, ...]:

@@ -39,6 +39,7 @@ class Contribution:
     trust: Mapping[str, float] = field(default_factory=dict)  # what samples of some count for
     declined: str = ""  # why it brings nothing
     stumbled: bool = False  # whether its island took a step without it
+    beside_P: Tensor | None = None  # what it tells beside what is shared: see `heads`
     pack_s: float = 0.0  # to make ready what it tells
 
     def weights(self, cohort: tuple[str, ...]) -> dict[str, float]:
@@ -63,6 +64,7 @@ class Tally:
     since_s: float = 0.0
     digest: int | None = None
     norms: tuple[float, float, float, float, float] | None = None  # see Report
+    restates: bool = False  # see Report
     stretches: list[Stretch] = field(default_factory=list)
     _begun_s: float = 0.0  # the last of them
     _ended_s: float = 0.0
@@ -148,6 +150,7 @@ class Tally:
             norms=self.norms,
             stretches=self._latest(),
             cores=granted(),
+            restates=self.restates,
         )
 
 

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from coterie.agents import effects as do
+from coterie.agents import heads
 from coterie.agents.meet import meet, within
 from coterie.agents.member import Member
 from coterie.agents.settle import regroup
 from coterie.agents.tally import Contribution
+from coterie.agents.turns import LoopEnded
 from coterie.errors import NotFinite, Torn, TrainingError
 from coterie.leases import Lease
 from coterie.sync.exchanges import Reduce
@@ -51,6 +53,10 @@ def learn(
             raise NotFinite(f"expected finite values to share, found others in round {number}")
     except NotFinite as error:
         declined = str(error)
+    except LoopEnded as error:
+        if not member.sentence.exchange.asynchronous:
+            raise
+        declined = str(error)  # nobody waits for it: the server is to hear that nothing comes
     if declined:
         walked = yield from _decline(member, number, declined)
     if walked is None:
@@ -121,6 +127,7 @@ def _contribution(
         trust=member.trust,
         declined=declined,
         stumbled=bool(member.stumbled),
+        beside_P=heads.offer(member, number, own_N, leases, counts=weight > 0),
         pack_s=pack_s,
     )
 
@@ -156,7 +163,8 @@ def _work(
     if not member.sentence.walks:
         # Of a round that stands from an earlier term, another may hold its part: that one streams
         # nothing any more, and all have to meet in one way.
-        can_stream = member.sentence.plain and member.learner.streams
+        can_stream = member.sentence.plain and member.learner.streams and member.hands_out
+        can_stream = can_stream and not heads.tells(member, number)
         if can_stream and len(member.cohort) > 1 and number > member.stands:
             return (yield from _streamed(member, batches, leases))
         return (yield from _gradient(member, batches))
@@ -166,7 +174,7 @@ def _work(
     if isinstance(team, Islands):
         island = team.team_of(member.name, member.cohort)
         return (yield from _undone_if_torn(member, _on_island(member, batches, leases, island)))
-    return (yield from _alone(member, number, batches))
+    return (yield from _alone(member, number, batches, heads.rates(member, number, leases)))
 
 
 def _compute(member: Member, run: Callable[[], Any], batches: Batches) -> do.Life[Any]:
@@ -218,6 +226,7 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
         return (yield from _gradient(member, batches))
     now_s = yield do.Now()
     _busy(member, [batch], computed_s, now_s)
+    member.tally.restates = learner.restates
     member.early_s = now_s - began_s - computed_s
     if not whole:
         learner.leave_rooms()
@@ -227,22 +236,24 @@ def _streamed(member: Member, batches: Batches, leases: Mapping[str, Lease]) -> 
     return loss * len(batch), learner.computed()
 
 
-def _alone(member: Member, number: int, batches: Batches) -> do.Life[Walked | None]:
+def _alone(
+    member: Member, number: int, batches: Batches, rates: Mapping[str, float]
+) -> do.Life[Walked | None]:
     """A walk; a meeting that still goes on from the round before is landed on the way."""
     ahead = member.sentence.overlap if member.contribution is not None else 0
-    loss_sum = yield from _steps(member, batches[:ahead])
+    loss_sum = yield from _steps(member, batches[:ahead], rates)
     if not (yield from _landed(member, number)):
         return None
-    loss_sum += yield from _steps(member, batches[ahead:])
+    loss_sum += yield from _steps(member, batches[ahead:], rates)
     return loss_sum, member.learner.vector()
 
 
-def _steps(member: Member, batches: Batches) -> do.Life[float]:
+def _steps(member: Member, batches: Batches, rates: Mapping[str, float]) -> do.Life[float]:
     learner, pull = member.learner, member.sentence.pull
     anchor_N = member.anchor_N if pull else None
 
     def run(some: Batches) -> float:
-        return sum(learner.step(batch, pull, anchor_N) * len(batch) for batch in some)
+        return sum(learner.step(batch, pull, anchor_N, rates) * len(batch) for batch in some)
 
     loss_sum, half = 0.0, -(-len(batches) // 2)  # timed apart: what changes meanwhile shows
     for some in (batches[:half], batches[half:]):

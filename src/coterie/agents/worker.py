@@ -138,7 +138,7 @@ class Worker(Member):
             outdated = block.term < self.term.number and number > self.stands
             if number > max(self.round, self.held) and not outdated:
                 self.adopt_strategy(block.strategy)
-                self.trust = block.trust
+                self.trust, self.hands_out = block.trust, block.hands_out
                 self.learner.end_epoch(block.data_epoch, block.epoch_loss)
                 if self.sentence.exchange.asynchronous:
                     yield from push_round(self, number, block.data_epoch, leases)

@@ -6,6 +6,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from coterie.cli.answers import (
     screen,
     showing,
 )
+from coterie.cli.spreading import spread
 from coterie.errors import CoterieError
 
 if TYPE_CHECKING:
@@ -30,20 +32,37 @@ NOBODY = ("192.0.2.1", 9)  # an address that no machine has (RFC 5737)
 A_DAY_S = 86_400.0  # for others to come, where the job says no other time
 
 
+@dataclass(frozen=True)
+class Opened:
+    """How a run is open to others."""
+
+    wait: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Begin once so many have come from elsewhere.")
+    ] = 1
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="By default this machine, on a free port.")
+    ] = ""
+    ship: Annotated[
+        bool, typer.Option("--ship", help="Give the job's code to those who ask for it.")
+    ] = False
+    key_minutes: Annotated[
+        float | None, typer.Option(metavar="N", help="For how long others may come.")
+    ] = None
+
+    def wishes(self, agents: Mapping[str, Any]) -> dict[str, Any]:
+        """The job's agents, as open as the job or these options ask."""
+        minutes = {} if self.key_minutes is None else {"key_minutes": self.key_minutes}
+        remote, ship = max(agents["remote"], self.wait), agents["ship"] or self.ship
+        return {**agents, "remote": remote, "ship": ship, **minutes}
+
+
+@spread(Opened)
 def up(
     path: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")] = Path(
         "job.yaml"
     ),
     overrides: Overrides = None,
-    wait: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Begin once so many have come from elsewhere.")
-    ] = 1,
-    listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="By default this machine, on a free port.")
-    ] = "",
-    ship: Annotated[
-        bool, typer.Option("--ship", help="Give the job's code to those who ask for it.")
-    ] = False,
+    asked: Opened = Opened(),
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -52,29 +71,28 @@ def up(
         from coterie.config import load_job
         from coterie.engines.launch import launch
 
-        agents = {"remote": wait, "ship": ship}
-        job = _for_others(load_job(path, overrides or ()), agents, listen, str(path))
+        job = _for_others(load_job(path, overrides or ()), asked, str(path))
         out = sys.stderr if as_json else sys.stdout
         with showing(screen(as_json, as_lines=False)) as show:
 
             def begin(event: Mapping[str, Any]) -> None:
                 if event["kind"] == "run":
-                    print("\n".join(_invitation(event, job.agents.ship)), file=out, flush=True)
+                    print("\n".join(_invitation(event, job)), file=out, flush=True)
                 show(event)
 
             result = launch(job, runs=runs, resume=None, show=begin)
         conclude(result.summary, result.exit_code, answer)
 
 
-def _for_others(job: Job, wishes: Mapping[str, int], listen: str, source: str) -> Job:
+def _for_others(job: Job, asked: Opened, source: str) -> Job:
     """The job with agents from elsewhere, on an address that they reach."""
     from coterie.config import parse_job
 
     told = job.model_dump(by_alias=True)
-    agents = {**told["agents"], **{key: max(told["agents"][key], wishes[key]) for key in wishes}}
+    agents = asked.wishes(told["agents"])
     if "join_timeout_s" not in job.agents.model_fields_set:
         agents["join_timeout_s"] = A_DAY_S
-    heard_at = listen or _reachable(job.listen)
+    heard_at = asked.listen or _reachable(job.listen)
     return parse_job({**told, "listen": heard_at, "agents": agents}, source)
 
 
@@ -91,20 +109,23 @@ def _reachable(listen: str) -> str:
         return f"{probe.getsockname()[0]}:{port}"
 
 
-def _invitation(event: Mapping[str, Any], ships: bool) -> list[str]:
+def _invitation(event: Mapping[str, Any], job: Job) -> list[str]:
     """What to type on another machine, and what that means."""
+    from coterie.transport.door import GUEST, OWN
     from coterie.transport.secure import JoinKey
 
-    key = Path(event["folder"], "join.key")
-    code = " --accept-code" if ships else ""
+    folder, minutes = Path(event["folder"]), job.agents.key_minutes
+    key = folder / (OWN if minutes is None else GUEST)
+    code = " --accept-code" if job.agents.ship else ""
     try:
         text = shlex.quote(JoinKey.read(key).text())
     except CoterieError:  # the run has ended already
-        text = "join.key"
+        text = key.name
+    until = "" if minutes is None else f" within {minutes:g} minutes, and whoever did may stay"
     return [
         "Other machines take part, now or while it runs, by typing",
         f"  coterie join {event['endpoint']} --key {text}{code}",
-        "Whoever has that key can take part: treat it as a password.",
+        f"Whoever has that key can take part{until}: treat it as a password.",
     ]
 
 

@@ -42,12 +42,32 @@ ResumeFrom = Annotated[
 ]
 
 
-def demo(runs: RunsFolder = RUNS, as_json: AsJson = False, as_lines: AsLines = False) -> None:
-    """Learn digits on three unequal agents, one of which is killed and returns."""
+def demo(
+    what: Annotated[
+        str, typer.Argument(metavar="[knowledge]", help="What to show; by default a group at work.")
+    ] = "",
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+    as_lines: AsLines = False,
+) -> None:
+    """Learn digits on three unequal agents, one of which is killed and returns.
+
+    With `knowledge`: on five agents with few labels each, alone and teaching one another.
+    """
     with answering(as_json) as answer:
+        name = f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+        if what == "knowledge":
+            from coterie.engines.lesson_demo import rehearse
+
+            with showing(screen(as_json, as_lines)) as show:
+                outcome = rehearse(name, runs, show)
+            answer(outcome.as_dict(), [outcome.sentence()])
+            return
+        if what:
+            raise JobError(f"expected knowledge, or nothing, after demo, found {what!r}")
         from coterie import demo as rehearsal
 
-        job = rehearsal.job(f"demo-{datetime.now():%Y%m%d-%H%M%S}")
+        job = rehearsal.job(name)
         learn(job, runs, None, screen(as_json, as_lines), answer)
 
 
@@ -91,13 +111,16 @@ def join(
     """Take part in a run that is under way on another machine."""
     with answering(as_json=False):
         pid, _, duty = beside.partition("@")
-        watch = _watched(int(pid))
-        from coterie.agents import join as agent
+        watch, called = _watched(int(pid)), name or socket.gethostname()
         from coterie.engines.throttle import DutyCycle
 
-        place = agent.Place(endpoint, _key(key), root, watch, accept_code)
-        called = name or socket.gethostname()
-        raise typer.Exit(agent.main(called, place, threads, DutyCycle(float(duty)).rest_s))
+        rest_s, shown = DutyCycle(float(duty)).rest_s, _key(key)
+        if not int(pid):
+            _knock(endpoint, shown, called)
+        from coterie.agents import join as agent
+
+        place = agent.Place(endpoint, shown, root, watch, accept_code)
+        raise typer.Exit(agent.main(called, place, threads, rest_s))
 
 
 def stand_by(
@@ -125,6 +148,15 @@ def _key(given: str) -> Path | JoinKey:
     if given == "-":
         return JoinKey.parse(getpass.getpass("join key: ") if sys.stdin.isatty() else input())
     return JoinKey.parse(given) if given.startswith("coterie:") else Path(given)
+
+
+def _knock(endpoint: str, key: Path | JoinKey, name: str) -> None:
+    """See that the key opens the run, before torch is loaded, which takes long."""
+    from coterie.transport import control
+    from coterie.transport.secure import JoinKey
+
+    shown = key if isinstance(key, JoinKey) else JoinKey.read(key)
+    control.knock(endpoint, shown, name, control.KNOCK_S)
 
 
 def _watched(beside: int) -> Watch:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +24,9 @@ from coterie.cli.answers import (
     latest_run,
 )
 from coterie.errors import JobError
+
+if TYPE_CHECKING:
+    from coterie.watch.lessons import Taught
 
 
 def doctor(
@@ -44,15 +49,52 @@ def explain(
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Tell why a run was decided as it was: each decision, its rivals, what came of it."""
+    """Tell why a run was decided as it was, and what came of each decision and each lesson."""
     with answering(as_json) as answer:
         from coterie.coordinator import explain as reasons
+        from coterie.watch import lessons
         from coterie.watch.events import read
 
         folder = find_run(run, runs)
-        decisions = reasons.explain(read(folder / EVENTS))
-        words = reasons.sentences(decisions) or ["No decision was taken in this run yet."]
-        answer({"folder": str(folder), "decisions": decisions}, words)
+        events = read(folder / EVENTS)
+        decisions = reasons.explain(events)
+        words = [*reasons.sentences(decisions), *lessons.sentences(events)]
+        taught = lessons.Taught.of(events)
+        known = {"knowledge": taught.as_dict()} if taught.pupils else {}
+        answer(
+            {"folder": str(folder), "decisions": decisions, **known},
+            words or ["No decision was taken in this run yet."],
+        )
+
+
+def graph(
+    run: RunName,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="A name that ends in .json, .graphml or .png."),
+    ] = None,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Tell who taught whom in a run, or write it as a graph."""
+    with answering(as_json) as answer:
+        from coterie.watch import lessons
+        from coterie.watch.events import read
+
+        folder = find_run(run, runs)
+        taught = lessons.Taught.of(read(folder / EVENTS))
+        words = [*taught.lines(), *([f"Written to {_written(taught, out)}."] if out else [])]
+        answer({"folder": str(folder), **taught.as_dict()}, words)
+
+
+def _written(taught: Taught, out: Path) -> Path:
+    """A picture is drawn by whoever draws graphs; all else is text."""
+    if out.suffix != ".png":
+        return taught.save(out)
+    from coterie.knowledge.graph import Graph
+
+    drawn = {"measure": "lessons taken", "names": list(taught.pupils), **taught.matrices()}
+    return Graph.from_json(json.dumps(drawn)).save(out)
 
 
 def audit(
@@ -130,4 +172,4 @@ def logs(
         answer({"folder": str(folder), **told.as_dict()}, told.lines())
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (doctor, explain, audit, top, logs)
+COMMANDS: tuple[Callable[..., None], ...] = (doctor, explain, graph, audit, top, logs)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
 from coterie.cli.answers import RUNS, AsJson, Placing, RunsFolder, answering, laid_over, screen
 from coterie.cli.learning import Resume, ResumeFrom, learn, origin_of
+from coterie.cli.spreading import spread
 from coterie.errors import JobError
 
 OWN_ARGUMENTS = {"allow_interspersed_args": False, "ignore_unknown_options": True}  # of the script
@@ -48,32 +47,7 @@ class Asked:
             )
 
 
-def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose argument `asked` is given as one option for each of its fields."""
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "asked"]
-    hints = get_type_hints(command, include_extras=True)
-    options = get_type_hints(Asked, include_extras=True)
-
-    @wraps(command)
-    def run(**given: Any) -> None:
-        asked = Asked(**{name: given.pop(name) for name in options})
-        command(asked=asked, **given)
-
-    kind = inspect.Parameter.KEYWORD_ONLY
-    mine = [
-        inspect.Parameter(p.name, kind, default=p.default, annotation=hints[p.name]) for p in own
-    ]
-    theirs = [
-        inspect.Parameter(f.name, kind, default=f.default, annotation=options[f.name])
-        for f in fields(Asked)
-    ]
-    signature = inspect.Signature([mine[0], *theirs, *mine[1:]])
-    run.__signature__ = signature  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-    return run
-
-
-@spread
+@spread(Asked)
 def run(
     words: Annotated[
         list[str], typer.Argument(metavar="SCRIPT.py [ARGS]", help="It calls coterie.join().")

@@ -126,6 +126,7 @@ def _meta(run: Run, ticket: int) -> dict[str, Any]:
         "num_epochs": ledger.num_epochs + sum(not free for free in ledger.free.values()),
         "num_train": ledger.num_train,
         "free": {str(epoch): [list(span) for span in free] for epoch, free in ledger.free.items()},
+        "in_parts": sorted(ledger.in_parts),
         "layout": {"names": list(layout.names), "shapes": [list(s) for s in layout.shapes]},
         "strategy": repr(run.strategy),
         "members": list(run.term.members),

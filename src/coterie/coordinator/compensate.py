@@ -7,6 +7,7 @@ import math
 from coterie.coordinator.noise import Norms
 from coterie.coordinator.run import Run
 from coterie.coordinator.trust import LEAST_TRUST, MAJORITY, Exile, Standing, judge
+from coterie.leases import are_owned_apart
 from coterie.transport import messages as say
 
 FIRST_WAIT_S = 60.0  # before one that was left out is tried again; doubled each time
@@ -15,6 +16,8 @@ TRIAL = 1 / 4  # what its samples count for then, until it is judged
 
 def listen(run: Run, name: str, report: say.Report) -> None:
     """Take in how a member's vectors lie to the agreed ones."""
+    if are_owned_apart(run.parts):  # who learns other tasks differs, and is to
+        return
     told = report.norms
     if told is None or not all(map(math.isfinite, told)) or min(told[0], told[1], told[3]) < 0:
         return

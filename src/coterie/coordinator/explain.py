@@ -41,6 +41,8 @@ def explain(events: Iterable[Event]) -> list[dict[str, Any]]:
             latest[event["decision"]]["outcome"] = compared
         elif event.get("kind") == "trial" and event.get("decision") in latest:
             latest[event["decision"]]["trials"].append(event.get("text", ""))
+        elif event.get("kind") == "handover" and event.get("decision") in latest:
+            latest[event["decision"]]["handovers"].append(event.get("text", ""))
         elif event.get("kind") == "kept" and event.get("decision") in latest:
             latest[event["decision"]]["kept"].append(event.get("text", ""))
         elif event.get("kind") == "noise" and event.get("decision") in latest:
@@ -73,6 +75,7 @@ def _decided(event: Event) -> dict[str, Any]:
         "reasons": list(event.get("reasons") or ()),
         "outcome": None,
         "noise": None,
+        "handovers": [],
         "trials": [],
         "kept": [],
     }
@@ -93,6 +96,8 @@ def _told(decision: Event) -> Iterator[str]:
     yield f"Chosen: {_option_words(chosen)}{_rates_words(chosen)}."
     for reason in decision.get("reasons") or ():
         yield f"Because: {reason.rstrip('.')}."
+    for text in decision.get("handovers") or ():
+        yield f"Handed over: {str(text).rstrip('.')}."
     for option in decision.get("rejected") or ():
         yield _rejected_words(option)
     yield _outcome_words(decision.get("outcome"))

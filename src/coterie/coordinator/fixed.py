@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from coterie.coordinator.model import predict
 from coterie.errors import JobError, StrategyError
-from coterie.sync.teams import Pipeline
+from coterie.specs import MultiSpec
+from coterie.sync.teams import Pipeline, Team
 from coterie.types import Layout
 from coterie.world import Decision, World
 
 if TYPE_CHECKING:
+    from coterie.config import Job
     from coterie.sync.chain import Strategy
 
 
@@ -19,17 +21,17 @@ def refuse_unlooped(strategy: Strategy) -> None:
     """Raise StrategyError for a sentence that a script's own loop cannot learn by.
 
     >>> from coterie.sync.reading import parse
-    >>> refuse_unlooped(parse("asynchronous(8)"))
+    >>> refuse_unlooped(parse("average-by-score(8)"))
     Traceback (most recent call last):
-    coterie.errors.StrategyError: expected members that meet, hold whole models and count by their \
-samples for a script, found chain(DyLU(8), Push(), Discount(), Outer(1.0)); choose another \
+    coterie.errors.StrategyError: expected members that hold whole models and count by their \
+samples for a script, found chain(Every(8), Reduce(weighted='score'), Outer(1.0)); choose another \
 strategy, such as diloco(32)
     """
     is_scored = strategy.exchange.weighted == "score"  # by losses, which a script need not tell
-    if is_scored or strategy.exchange.asynchronous or isinstance(strategy.team, Pipeline):
+    if is_scored or isinstance(strategy.team, Pipeline):
         raise StrategyError(
-            "expected members that meet, hold whole models and count by their samples for a "
-            f"script, found {strategy}; choose another strategy, such as diloco(32)"
+            "expected members that hold whole models and count by their samples for a script, "
+            f"found {strategy}; choose another strategy, such as diloco(32)"
         )
 
 
@@ -57,6 +59,29 @@ found one whose members walk as far as their speed allows; choose another, such 
                 "expected a strategy that can be repeated beside deterministic: true, found one "
                 f"{reason}; choose another, such as local-sgd(8)"
             )
+
+
+def refuse_owners(job: Job, strategy: Strategy) -> None:
+    """Raise StrategyError for a sentence by which heads would not reach all, or should not."""
+    if not isinstance(job.task, MultiSpec) or job.task.place == "everywhere":
+        return
+    private = "Only" in repr(strategy)
+    reasons = {
+        "whose members meet a server whenever each is ready": strategy.exchange.asynchronous,
+        "with noise, beside which heads would be told as they are": private and strategy.secret,
+        "of islands or stages": private and isinstance(strategy.team, Team),
+    }
+    for reason, so in reasons.items():
+        if so:
+            raise StrategyError(
+                "expected a sentence by which owners of tasks meet all others, found one "
+                f"{reason}: {strategy}; choose another, or let task.place be everywhere"
+            )
+    if "equal" in job.baselines:
+        raise JobError(
+            "expected no baseline of equal shares beside task.place, found one: who owns a task "
+            "learns it whatever its share; leave equal out of baselines"
+        )
 
 
 def fixed_shares(

@@ -9,8 +9,9 @@ from coterie.code import digests
 from coterie.coordinator.account import log_final
 from coterie.coordinator.gauge import Flow
 from coterie.coordinator.ledger import Ledger
-from coterie.coordinator.members import Member, Pulse
+from coterie.coordinator.members import Member, Pulse, other_torch
 from coterie.coordinator.model import fit_device
+from coterie.coordinator.owners import check_sources
 from coterie.coordinator.perceive import measure
 from coterie.coordinator.run import Checkpoint, Run
 from coterie.errors import JobError, TrainingError
@@ -69,6 +70,7 @@ def hear(run: Run, name: str, message: Any) -> None:
         case say.Begun() | say.Ended() | say.Said():
             _looped(run, name, message)
         case say.Failed():
+            _trace(run, name, message)
             raise TrainingError(message.reason)
 
 
@@ -81,6 +83,8 @@ def _hello(run: Run, hello: say.Hello) -> None:
             hello.name, say.Stop(reason=f"an agent {hello.name} is here already", at_once=True)
         )
         return
+    if reason := other_torch(hello, (m.hello for m in run.members.values())):
+        run.event("warning", text=reason)
     state = "returned" if hello.name in run.known else "joined"
     run.known[hello.name] = hello.pid
     run.members[hello.name] = Member(hello, Pulse(run.now_s))
@@ -136,9 +140,9 @@ def _solo_per_s(run: Run, name: str) -> float:
 
 def _is_same(run: Run, ready: say.Ready) -> bool:
     """Whether an agent has built what the first of all had."""
-    known = (run.layout, run.ledger.num_train, run.job.batch)
+    known = (run.layout, run.ledger.num_train, run.sources, run.job.batch)
     layout = Layout(ready.names, ready.shapes)
-    return known == (layout, ready.num_train, ready.batch or run.job.batch)
+    return known == (layout, ready.num_train, ready.sources, ready.batch or run.job.batch)
 
 
 def _turn_away(run: Run, name: str, ready: say.Ready, expected: str = OTHER_TASK) -> None:
@@ -159,12 +163,14 @@ def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
             f"expected a loader whose batch has at least one sample for each of {num_agents} "
             f"agents, found {ready.batch}; raise its batch_size or use fewer agents"
         )
+    check_sources(run.job, ready.sources, ready.num_train)
     run.layout = layout
-    run.ledger = Ledger(num_train=ready.num_train)
+    run.ledger, run.sources = Ledger(num_train=ready.num_train), ready.sources
     run.job = run.job.model_copy(update={"batch": ready.batch or run.job.batch})
     if run.resume:
         ledger, meta = run.ledger, run.resume.meta
         ledger.num_epochs, ledger.free = unlearned(meta, ready.num_train)
+        ledger.in_parts = set(meta.get("in_parts", ())) & ledger.free.keys()
         ledger.committed = run.saved_round = meta["round"]
         ledger.next_round = meta["round"] + 1
         ledger.num_steps = meta["num_steps"]
@@ -172,9 +178,16 @@ def _adopt(run: Run, layout: Layout, ready: say.Ready) -> None:
 
 def _refused(run: Run, name: str, message: say.Refused) -> None:
     if run.plan is None:
+        _trace(run, name, message)
         raise JobError(f"{name}: {message.reason}")
     run.event("agent", member=name, state="refused", reason=message.reason)
     del run.members[name]
+
+
+def _trace(run: Run, name: str, message: say.Failed | say.Refused) -> None:
+    """Tell a script's traceback, once: others raise the same."""
+    for line in () if run.done else message.traceback.splitlines():
+        run.event("said", member=name, text=line)
 
 
 def _probed(run: Run, name: str, probed: say.Probed) -> None:
@@ -260,6 +273,7 @@ def _report(run: Run, name: str, report: say.Report) -> None:
         run.told[name] = report.last_round
     if name in run.members and run.members[name].outdated:
         return  # others have learned since what it was to learn
+    run.restates = run.restates or report.restates
     _commit(run, report)
     log_final(run)  # first: what is measured here is of the epoch under way
     measure(run, name, report)

@@ -10,7 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coterie.leases import Lease, Span, count, cut_block, merge, take, without
+from coterie.leases import (
+    Lease,
+    Part,
+    Span,
+    are_owned_apart,
+    count,
+    cut_block,
+    merge,
+    take_evenly,
+    without,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Grant:
     last_round: int
     data_epoch: int
     spans: tuple[Span, ...]
+    parts: tuple[Part, ...] = ()  # that they are cut by, where their epoch is laid out in parts
 
 
 @dataclass(frozen=True)
@@ -45,12 +56,17 @@ _COUNTS = ("num_train", "committed", "next_round", "num_steps", "num_samples", "
 
 
 def _entry(number: int, issued: Round) -> dict[str, Any]:
-    leases = {m: {"spans": k.spans, "batch": k.batch} for m, k in issued.leases.items()}
+    leases = {
+        m: {"spans": k.spans, "batch": k.batch, "laid": k.laid} for m, k in issued.leases.items()
+    }
     return {"round": number, "data_epoch": issued.data_epoch, "leases": leases}
 
 
 def _round(entry: Mapping[str, Any]) -> tuple[int, Round]:
-    leases = {m: Lease(_spans(k["spans"]), k["batch"]) for m, k in entry["leases"].items()}
+    leases = {
+        m: Lease(_spans(k["spans"]), k["batch"], tuple(k.get("laid", ())))
+        for m, k in entry["leases"].items()
+    }
     return entry["round"], Round(entry["data_epoch"], leases)
 
 
@@ -76,6 +92,7 @@ class Ledger:
     num_steps: int = 0  # of committed rounds
     num_samples: int = 0  # of committed rounds
     free: dict[int, tuple[Span, ...]] = field(default_factory=dict)  # of epochs begun
+    in_parts: set[int] = field(default_factory=set)  # of those, which are laid out in parts
     issued: dict[int, Round] = field(default_factory=dict)
     provisional: dict[int, Round] = field(default_factory=dict)
     final: list[tuple[int, Round]] = field(default_factory=list)  # not yet logged
@@ -103,10 +120,12 @@ class Ledger:
         num_rounds: int,
         last_epoch: float = float("inf"),
         batch: int | None = None,
+        parts: tuple[Part, ...] = (),
     ) -> Grant | None:
         """Lease the next rounds of the earliest epoch that has free samples; None if none is left.
 
-        A block never spans two epochs, and its last round may be shorter.
+        A block never spans two epochs, and its last round may be shorter. An epoch that begins is
+        laid out in `parts` where not all have the same owners.
         """
         data_epoch = next((e for e in sorted(self.free) if self.free[e]), None)
         if data_epoch is None:
@@ -114,14 +133,17 @@ class Ledger:
             if data_epoch >= last_epoch:
                 return None
             self.free[data_epoch] = ((0, self.num_train),)
-        spans, left = take(self.free[data_epoch], num_rounds * every * sum(shares.values()))
-        self.free[data_epoch] = left
-        rounds = cut_block(spans, shares, every, batch)
+            if are_owned_apart(parts):
+                self.in_parts.add(data_epoch)
+        parts = parts if data_epoch in self.in_parts else ()
+        num = num_rounds * every * sum(shares.values())
+        spans, self.free[data_epoch] = take_evenly(self.free[data_epoch], num, parts)
+        rounds = cut_block(spans, shares, every, batch, parts)
         first = self.next_round
         for offset, leases in enumerate(rounds):
             self.issued[first + offset] = Round(data_epoch, leases)
         self.next_round = first + len(rounds)
-        return Grant(first, self.next_round - 1, data_epoch, spans)
+        return Grant(first, self.next_round - 1, data_epoch, spans, parts)
 
     def commit(self, number: int, cohort: Collection[str]) -> None:
         """Note that a round counts, with the contributions of `cohort`; a repeated word is idle."""
@@ -195,6 +217,7 @@ class Ledger:
         return {
             **{name: getattr(self, name) for name in _COUNTS},
             "free": {str(epoch): spans for epoch, spans in self.free.items()},
+            "in_parts": sorted(self.in_parts),
             "issued": [_entry(n, r) for n, r in self.issued.items()],
             "provisional": [_entry(n, r) for n, r in self.provisional.items()],
         }
@@ -205,6 +228,7 @@ class Ledger:
         return cls(
             **{name: books[name] for name in _COUNTS},
             free={int(epoch): _spans(spans) for epoch, spans in books["free"].items()},
+            in_parts=set(books.get("in_parts", ())),
             issued=dict(map(_round, books["issued"])),
             provisional=dict(map(_round, books["provisional"])),
         )
@@ -221,13 +245,16 @@ class Ledger:
                 self.provisional.pop(number, None)
             case "epoch":
                 self.free.pop(event["data_epoch"], None)
+                self.in_parts.discard(event["data_epoch"])
                 self.num_epochs += 1
 
     def _replay_block(self, event: Mapping[str, Any]) -> None:
         epoch, spans = event["data_epoch"], _spans(event["spans"])
         free = self.free.get(epoch, ((0, self.num_train),))
         self.free[epoch] = without(free, spans)
-        rounds = cut_block(spans, event["shares"], event["every"], event["batch"])
+        parts = [Part(part["stop"], part["shares"]) for part in event.get("parts", ())]
+        self.in_parts |= {epoch} if parts else set()
+        rounds = cut_block(spans, event["shares"], event["every"], event["batch"], parts)
         for number, leases in enumerate(rounds, start=event["first_round"]):
             self.issued[number] = Round(epoch, leases)
         self.next_round = event["first_round"] + len(rounds)
@@ -262,5 +289,6 @@ class Ledger:
             r.data_epoch == data_epoch and r.num_samples for r in under_way
         ):
             del self.free[data_epoch]
+            self.in_parts.discard(data_epoch)
             self.finished.append(data_epoch)
             self.num_epochs += 1

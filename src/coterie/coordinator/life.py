@@ -129,7 +129,8 @@ def plan(run: Run) -> Wait:
         )
     run.began_s = run.saved_s = run.scored_s = run.reconsidered_s = run.now_s
     assert run.layout is not None
-    run.event("layout", names=run.layout.names, shapes=run.layout.shapes)
+    told = {"sources": run.sources} if run.sources else {}
+    run.event("layout", names=run.layout.names, shapes=run.layout.shapes, **told)
     run.event("books", **run.ledger.books())
     choose(run, "first plan")
     yield from keep_membership(run)
@@ -224,6 +225,7 @@ def go_on_apart(run: Run) -> Wait:
         yield lambda: run.torn or bool(run.stopping) or len(run.ledger.issued) < before
     else:  # every epoch asked for is given out
         yield lambda: run.torn or bool(run.stopping) or run.ledger.idle
+        yield from turn(run)
 
 
 def conclude(run: Run) -> Generator[Callable[[], bool], None, bool]:

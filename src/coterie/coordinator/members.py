@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -51,6 +52,30 @@ class Pulse:
         160.0
         """
         return self.heard_s + EVICT_S
+
+
+def series(release: str) -> str:
+    """What two releases share whose numbers and states are alike.
+
+    >>> series("2.13.0+cpu")
+    '2.13'
+    """
+    return ".".join(release.split(".")[:2])
+
+
+def other_torch(hello: Hello, others: Iterable[Hello]) -> str:
+    """What to know of an agent that has another torch than others; empty where all have the same.
+
+    It is welcome, but groups, kernels and states of optimizers change from series to series.
+    """
+    for other in others:
+        if hello.torch and other.torch and series(hello.torch) != series(other.torch):
+            return (
+                f"expected torch {series(other.torch)} on every agent, as {other.name} has "
+                f"({other.torch}), found {hello.torch} on {hello.name}, which takes part all the "
+                "same; should it not get on with the others, install the same there"
+            )
+    return ""
 
 
 @dataclass(frozen=True)

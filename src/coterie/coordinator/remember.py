@@ -35,8 +35,7 @@ def remember(run: Run, events: Sequence[Mapping[str, Any]]) -> None:
 def _take_in(run: Run, event: Mapping[str, Any]) -> None:
     match event["kind"]:
         case "layout":
-            shapes = tuple(tuple(shape) for shape in event["shapes"])
-            run.layout = Layout(tuple(event["names"]), shapes)
+            _know_layout(run, event)
         case "books":
             run.ledger = Ledger.of(event)
         case "block" | "committed" | "epoch":
@@ -45,6 +44,8 @@ def _take_in(run: Run, event: Mapping[str, Any]) -> None:
         case "term":
             members = tuple(event["members"])
             run.term = say.Term(number=event["number"], members=members, store="")
+        case "owners":
+            run.owned = dict(event["tasks"])
         case "decision":
             _decide_again(run, event)
         case "measured":
@@ -84,6 +85,12 @@ def _decide_again(run: Run, event: Mapping[str, Any]) -> None:
     run.beliefs |= {device.name: device for device in decision.world.devices}
     if len(decision.chosen.shares) == run.num_agents or run.with_all is None:
         run.with_all = decision
+
+
+def _know_layout(run: Run, event: Mapping[str, Any]) -> None:
+    shapes = tuple(tuple(shape) for shape in event["shapes"])
+    run.layout = Layout(tuple(event["names"]), shapes)
+    run.sources = tuple((tuple(tasks), size) for tasks, size in event.get("sources", ()))
 
 
 def _know_server(run: Run, event: Mapping[str, Any]) -> None:

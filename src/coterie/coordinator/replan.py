@@ -14,6 +14,7 @@ from coterie.coordinator.fixed import fixed_decision
 from coterie.coordinator.listing import named
 from coterie.coordinator.model import equal_option, predict, shares_for
 from coterie.coordinator.noise import Advice, advise
+from coterie.coordinator.owners import decided, hand_over, placed
 from coterie.coordinator.perceive import fold, has_jumped, scatter
 from coterie.coordinator.prices import cohort_of, sentence_of
 from coterie.coordinator.progress import Stretch, believed
@@ -50,6 +51,7 @@ def choose(run: Run, cause: str) -> None:
         under_way = asked[0] if asked and run.strategy else run.strategy
         kept = at_first(best, run.layout) if free else steady(best, run.layout, under_way)
         decision = settled(run, kept)
+    decision = decided(run, decision)
     if advice := advice_of(run):
         decision = replace(decision, reasons=(*decision.reasons, str(advice)))
     close_decision(run)
@@ -57,6 +59,7 @@ def choose(run: Run, cause: str) -> None:
     adopt(run, decision)
     tell_quorum(run)
     run.event("decision", **as_event(decision))
+    hand_over(run, decision)
 
 
 def linked(run: Run) -> World:
@@ -285,6 +288,7 @@ def reconsider(run: Run) -> bool:
     assert strategy is not None
     asked = (strategy,) if run.asked else None
     best = settled(run, choices.decide(world, layout, 0, "", asked or followed(run))).chosen
+    best, _ = placed(run, world, layout, best)
     now = predict(world.only(run.term.members), layout, strategy, run.plan.shares)
     same = best.strategy == now.strategy and best.shares.keys() == run.plan.shares.keys()
     wanted = max(SHARE_GAIN if same else KEEP_GAIN, scatter(run))  # less than noise is no gain

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 
 from coterie.coordinator.account import put_on_record
+from coterie.coordinator.owners import parts_of
 from coterie.coordinator.run import Run
 from coterie.coordinator.shares import paced_batch
 from coterie.transport import messages as say
@@ -15,7 +16,7 @@ Wait = Generator[Callable[[], bool], None, None]
 BLOCK_S = 0.3  # a block of rounds lasts about so long
 AHEAD_S = 0.15  # before its end the next is given out
 DIGEST_S = 2.0  # between two looks at whether members still hold the same
-ON_RECORD = ("term", "first_round", "data_epoch", "spans", "shares", "every", "batch")
+ON_RECORD = ("term", "first_round", "data_epoch", "spans", "shares", "every", "batch", "parts")
 ROUNDS_AHEAD = 2  # of a member that waits for nobody
 
 
@@ -35,7 +36,8 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
     if run.ledger.freed:  # the record is to know what is free before it is given out again
         put_on_record(run)
     batch = steps_on(run)
-    grant = run.ledger.grant(shares, every, num_rounds, last_epoch(run), batch)
+    parts = parts_of(run, shares)
+    grant = run.ledger.grant(shares, every, num_rounds, last_epoch(run), batch, parts)
     if grant is not None:
         run.alike = run.alike and not run.strategy.walks
         block = say.Block(
@@ -51,6 +53,8 @@ def issue(run: Run, shares: Mapping[str, int]) -> int:
             trust={name: trust for name, trust in run.trust.items() if name in shares},
             digest=_digest_due(run),
             tells=_tells(run, grant.first_round, grant.last_round),
+            parts=grant.parts,
+            hands_out=not run.restates,
         )
         # On record before anybody hears it: a coordinator that comes after this one knows it too.
         run.event("block", **block.model_dump(include=set(ON_RECORD)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from coterie.config import Job
 from coterie.coordinator.bandit import Bandit
-from coterie.coordinator.fixed import refuse_unlooped, refuse_unsteady
+from coterie.coordinator.fixed import refuse_owners, refuse_unlooped, refuse_unsteady
 from coterie.coordinator.gauge import Flow, Gauge, Pace
 from coterie.coordinator.ledger import Ledger
 from coterie.coordinator.line import Line
@@ -22,6 +22,7 @@ from coterie.coordinator.noise import Noise
 from coterie.coordinator.progress import Progress
 from coterie.coordinator.survival import failures_per_s
 from coterie.coordinator.trust import Exile, Standing
+from coterie.leases import Part
 from coterie.sync.chain import Strategy
 from coterie.sync.reading import parse
 from coterie.transport import messages as say
@@ -81,6 +82,8 @@ class Run:
             refuse_unsteady(self.asked)
         if job.script is not None and self.asked is not None:
             refuse_unlooped(self.asked)
+        if self.asked is not None:
+            refuse_owners(job, self.asked)
         self._lay_out()
         self._know_members(resume)
         self._know_progress()
@@ -138,8 +141,12 @@ class Run:
         self.solo: dict[str, Flow] = {}  # by member: free steps on the whole batch
         self.probing = False  # members are told to time themselves as soon as they are ready
         self.passes = 0  # over the data that members' own loops have begun
+        self.restates = False  # whether such a loop changes gradients it has computed
         self.over = ""  # which of those loops has ended
         self.plan: Option | None = None
+        self.sources: tuple[tuple[tuple[str, ...], int], ...] = ()  # see Ready
+        self.parts: tuple[Part, ...] = ()  # who owns which of them, where tasks have owners
+        self.owned: dict[str, dict[str, float]] = {}  # by task: which part of it each owner has
         self.equal_per_s: float | None = None  # predicted for equal shares under the plan
         self.with_all: Decision | None = None  # the last one with every agent in it
         self.strategy: Strategy | None = None
@@ -234,7 +241,7 @@ class Run:
         strategy = self.strategy or self.asked
         if strategy is None or self.layout is None:
             return False
-        shares_all = strategy.narrowed(self.layout) == self.layout
+        shares_all = bool(self.parts) or strategy.narrowed(self.layout) == self.layout
         return shares_all and strategy.exchange.agrees and not (strategy.walks or self.apart)
 
     def is_fenced(self, hello: say.Hello) -> bool:

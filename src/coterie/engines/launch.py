@@ -32,6 +32,7 @@ from coterie.engines.processes import (
 from coterie.engines.reach import surveyed
 from coterie.errors import CoterieError, JobError, TrainingError
 from coterie.machine import gpus
+from coterie.specs import SeparateSpec
 from coterie.sync.reading import parse
 from coterie.watch.events import follow, read
 from coterie.watch.patience import WARNING
@@ -75,6 +76,8 @@ def launch(job: Job, runs: Path, resume: Path | None, show: Show) -> Result:
     job = _resolved(job)
     origin = _origin(resume)  # a damaged one is refused before anything is started
     with _run_folder(job, runs, resume) as run:
+        if is_alone(job) and isinstance(job.task, SeparateSpec):
+            return _in_one(job, run, origin, show)
         if is_alone(job):
             return _alone(job, lambda: _setup_of(job), run, origin, show)
         return _follow(run, resume, show)
@@ -227,7 +230,7 @@ def _follow(run: Path, resume: Path | None, show: Show) -> Result:
 def _has_begun(events: Path, first: int) -> bool:
     """Whether anything was decided: before, there is nothing that members could hold."""
     told = read(events)[first:] if events.exists() else []
-    return any(event["kind"] == "decision" for event in told)
+    return any(event["kind"] in ("decision", "homes") for event in told)
 
 
 class _Host:
@@ -351,3 +354,33 @@ def _alone(
     except CoterieError as error:
         return Result(run, FAILED, {"error": solo.fail(str(error))})
     return Result(run, INTERRUPTED if solo.interrupted else DONE, summary)
+
+
+def apart(
+    job: Job, setups: Mapping[str, Setup], runs: Path, resume: Path | None, show: Show
+) -> Result:
+    """Learn separate tasks in this process, on the setups' own objects."""
+    origin = _origin(resume)
+    with _run_folder(job, runs, resume) as run:
+        return _in_one(job, run, origin, show, setups)
+
+
+def _in_one(
+    job: Job,
+    run: Path,
+    origin: _Origin | None,
+    show: Show,
+    setups: Mapping[str, Setup] | None = None,
+) -> Result:
+    from coterie.engines.one import OneProcess
+
+    try:
+        folder = origin.folder if origin is not None else None
+        one = OneProcess(job, run, show, member_names(job), setups, folder)
+    except CoterieError as error:
+        raise _Refused(str(error)) from None
+    with _on_interrupt(one.stop):
+        summary, failure = one.see_through()
+    if failure:
+        return Result(run, FAILED, {**summary, "error": failure})
+    return Result(run, INTERRUPTED if one.stopped else DONE, summary)

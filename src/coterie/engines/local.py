@@ -17,10 +17,9 @@ from coterie import code
 from coterie.agents import checkpoint
 from coterie.agents.checkpoint import Checkpoint
 from coterie.config import load_job
-from coterie.coordinator.account import summary
-from coterie.coordinator.coordinator import Coordinator
 from coterie.coordinator.run import Resume
 from coterie.engines.bell import ASKED, empty, wakeups
+from coterie.engines.coordinators import coordinator_of, figures
 from coterie.engines.placed import agents_of
 from coterie.engines.processes import (
     BEREFT,
@@ -38,9 +37,10 @@ from coterie.errors import CoterieError
 from coterie.machine import cores, memory_available_bytes
 from coterie.parent import die_with_parent
 from coterie.transport.control import ControlServer
+from coterie.transport.door import Door
 from coterie.transport.messages import HUB, Back, Beat, Bye, Hello, Stop, Who
 from coterie.transport.secure import JoinKey, Keys
-from coterie.watch.events import audit, read
+from coterie.watch.events import read
 from coterie.watch.patience import PatientLog
 from coterie.watch.said import trim
 from coterie.watch.words import Event
@@ -63,15 +63,14 @@ class Host:
         self.job = load_job(run / "job.yaml")
         self._run, self._past = run, () if by_itself else past
         keys = _keys(run, anew=not past)
-        self._server = ControlServer(_endpoint(past) or self.job.listen, keys)
+        door = Door.open(keys.join, run, self.job.agents.key_minutes, anew=not past)
+        self._server = ControlServer(_endpoint(past) or self.job.listen, keys, door)
         self._log = PatientLog(run / "events.jsonl")
         self._writer = Writer(run, self.job.keep_checkpoints)
         beside = os.getppid()
         self._agents = agents_of(self.job, run, self._server.endpoint, beside)
-        num_agents = self.job.agents.num_known
-        assert num_agents is not None
         goes_on = Resume(resume.files, resume.meta) if resume else None
-        self.coordinator = Coordinator(self.job, num_agents, goes_on, self._past)
+        self.coordinator = coordinator_of(self.job, run, goes_on, self._past)
         self.coordinator.run.by_itself = by_itself
         found = code.texts(self.job)
         self.coordinator.run.source = code.shipped(found) if self.job.agents.ship else found
@@ -317,12 +316,9 @@ class Host:
             self._log.write("warning", text=f"{failure}; going on from {origin}")
             self._goes_on = True
             return BEREFT
-        books = audit([*read(self._run / "events.jsonl"), *self._log.held()])
         self._log.write(
             "summary",
-            **summary(c),
-            samples_lost=books.num_lost,
-            samples_repeated=books.num_repeated,
+            **figures(self.coordinator, self._run, self._log.held()),
             checkpoint=str(saved[0]) if saved else None,
             folder=str(self._run),
         )
@@ -338,7 +334,7 @@ class Host:
 
 def _keys(run: Path, anew: bool) -> Keys:
     """The keys of the run: of the coordinator before, or fresh ones."""
-    join, own = (run / name for name in KEY_FILES)
+    join, own = (run / name for name in KEY_FILES[:2])
     if not anew:
         return Keys.read(own, JoinKey.read(join))
     keys = Keys.make()

@@ -20,6 +20,7 @@ from coterie.config import Job
 from coterie.engines.throttle import DutyCycle, Throttle, choose
 from coterie.machine import cores
 from coterie.parent import is_alive
+from coterie.transport.door import ADMITTED, GUEST, OWN
 from coterie.transport.messages import HUB
 
 MAX_RESTARTS = 3  # in a row, each of a process that died young
@@ -29,7 +30,7 @@ THROTTLED_PART = 0.5  # of the machine's cores, for all throttled agents: the re
 QUICK_NAMES = {"RES_OPTIONS": "timeout:1 attempts:1"}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 BEREFT = 3  # of a coordinator whose run goes on from a checkpoint alone, or from its start
-KEY_FILES = ("join.key", "coordinator.key")
+KEY_FILES = (OWN, "coordinator.key", GUEST, ADMITTED)
 UNSEEN = 256  # no process ends with it: of one that nobody could wait for
 NOBODY = 0  # a number that no process has
 WAIT_S = 0.01

@@ -17,10 +17,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from coterie.agents.learner import Setup, best_device
 from coterie.config import Job, parse_job
-from coterie.engines.launch import Result, Show, alone, is_alone, launch
+from coterie.engines.launch import Result, Show, alone, apart, is_alone, launch
 from coterie.errors import JobError
+from coterie.specs import SeparateSpec
 from coterie.tasks.base import NamedTask
 from coterie.tasks.kinds import checked
+from coterie.tasks.supervised import Supervised
 from coterie.tasks.weighing import Conflict, Weighing
 from coterie.watch.progress import choose_screen
 
@@ -41,6 +43,8 @@ class Options(TypedDict, total=False):
     listen: str
     checkpoint_every_s: float | Literal["auto"]
     deterministic: bool
+    knowledge: Mapping[str, Any]  # of several tasks: how they teach one another
+    priority: Mapping[str, float]  # of several tasks: how much each counts, by its name
     engine: Mapping[str, Any]
     show: Show  # called with every event; a screen by default
 
@@ -57,7 +61,8 @@ def train(
     With one agent, the default, it is the plain torch loop in this process, on any objects. With
     more, agents are processes that build the task anew: model, datasets, loss, metrics, optimizer
     and scheduler must then be functions or classes at the top of a module (or `functools.partial`
-    of one with plain keyword values). `optimizer` is called with the parameters. Raises
+    of one with plain keyword values). `optimizer` is called with the parameters. Several tasks are
+    learned apart, each by a model of its own, and teach one another as `knowledge` says. Raises
     CoterieError for bad input.
 
     >>> import tempfile, torch
@@ -70,24 +75,24 @@ def train(
     >>> result.exit_code, result.summary["steps"]
     (0, 3)
     """
-    only = _only(task)
+    tasks = _tasks(task)
     runs = Path(options.get("runs", "runs"))
     resume = Path(options["resume"]) if "resume" in options else None
-    job = _job(only, optimizer, batch, until, options)
+    job = _job(tasks, optimizer, batch, until, options)
     many = _is_many(job)
     show = options.get("show")
     if show is not None:
-        return _start(job, only, optimizer, options, (runs, resume, show), many)
+        return _start(job, tasks, optimizer, options, (runs, resume, show), many)
     screen = choose_screen(Console())
     try:
-        return _start(job, only, optimizer, options, (runs, resume, screen.show), many)
+        return _start(job, tasks, optimizer, options, (runs, resume, screen.show), many)
     finally:
         screen.close()
 
 
 def _start(
     job: Job,
-    task: NamedTask,
+    tasks: Sequence[NamedTask],
     optimizer: MakeOptimizer,
     options: Options,
     where: tuple[Path, Path | None, Show],
@@ -95,15 +100,20 @@ def _start(
 ) -> Result:
     if many:
         return launch(job, *where)
-    setup = Setup(
-        task=checked(task),
-        optimizer=optimizer,
-        scheduler=options.get("scheduler"),
-        scheduler_every=options.get("scheduler_every", "epoch"),
-        device=best_device(),
-        seed=job.seed,
-    )
-    return alone(job, setup, *where)
+    setups = {
+        task.name: Setup(
+            task=checked(task),
+            optimizer=optimizer,
+            scheduler=options.get("scheduler"),
+            scheduler_every=options.get("scheduler_every", "epoch"),
+            device=best_device(),
+            seed=job.seed,
+        )
+        for task in tasks
+    }
+    if isinstance(job.task, SeparateSpec):
+        return apart(job, setups, *where)
+    return alone(job, setups[tasks[0].name], *where)
 
 
 def _is_many(job: Job) -> bool:
@@ -111,25 +121,34 @@ def _is_many(job: Job) -> bool:
     return not is_alone(job)
 
 
-def _only(task: NamedTask | Sequence[NamedTask]) -> NamedTask:
+def _tasks(task: NamedTask | Sequence[NamedTask]) -> list[NamedTask]:
+    """One task, or several with names of their own that are learned apart."""
     tasks = list(task) if isinstance(task, Sequence) else [task]
-    if len(tasks) != 1:
-        raise JobError(f"expected one task, found {len(tasks)}; give one, or a MultiTask of them")
-    return tasks[0]
+    if not tasks:
+        raise JobError("expected a task, found none; give one, or several")
+    names = [each.name for each in tasks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise JobError(f"expected tasks with names of their own, found {twice[0]} twice; rename it")
+    if odd := [each for each in tasks if len(tasks) > 1 and not isinstance(each, Supervised)]:
+        raise JobError(
+            f"expected supervised tasks to learn apart, found {type(odd[0]).__name__} among "
+            "several; give it alone, or a MultiTask of them"
+        )
+    return tasks
 
 
 def _job(
-    task: NamedTask,
+    tasks: Sequence[NamedTask],
     optimizer: MakeOptimizer,
     batch: int,
     until: Mapping[str, float],
     options: Options,
 ) -> Job:
     """The job as a file would say it; objects that only this process has are named as they are."""
-    spec = _spec(task)
+    spec = _spec(tasks[0]) if len(tasks) == 1 else _apart(tasks, options.get("priority", {}))
     agents = options.get("agents", 1)
     data: dict[str, Any] = {
-        "name": task.name,
+        "name": tasks[0].name if len(tasks) == 1 else "apart",
         "task": spec,
         "optimizer": _reference(optimizer),
         "batch": batch,
@@ -140,6 +159,7 @@ def _job(
     if "scheduler" in options:
         every = options.get("scheduler_every", "epoch")
         data["scheduler"] = {**_reference(options["scheduler"]), "every": every}
+    data |= {"knowledge": options["knowledge"]} if "knowledge" in options else {}
     for key in ("strategy", "seed", "listen", "checkpoint_every_s", "deterministic", "engine"):
         if key in options:
             data[key] = options[key]
@@ -164,6 +184,14 @@ def _spec(task: NamedTask) -> dict[str, Any]:
     return {"kind": task.kind, **given}
 
 
+def _apart(tasks: Sequence[NamedTask], priority: Mapping[str, float]) -> dict[str, Any]:
+    """The task section of a job file that says several tasks, each with a model of its own."""
+    if unknown := sorted(priority.keys() - {task.name for task in tasks}):
+        raise JobError(f"expected priorities of tasks that are given, found one of {unknown[0]}")
+    told = {task.name: {**_spec(task), "priority": priority.get(task.name, 1.0)} for task in tasks}
+    return {"kind": "separate", "tasks": told}
+
+
 def _said(value: Any) -> Any:
     """How a job file says what a task was given: by name, unless it is plain or a task itself."""
     match value:
@@ -171,8 +199,8 @@ def _said(value: Any) -> Any:
             return {name: _said(each) for name, each in value.items()}
         case int() | float() | str():
             return value
-        case list() if all(isinstance(each, str) for each in value):
-            return value
+        case list() | tuple() if all(isinstance(each, str) for each in value):
+            return list(value)
         case NamedTask():
             return _spec(value)
         case Weighing() | Conflict():  # a frozen value is the call that makes it anew

@@ -56,6 +56,15 @@ def buckets(layout: Layout, value_bytes: int) -> list[tuple[int, slice]]:
     return parts
 
 
+def without(layout: Layout, part: Layout) -> Layout:
+    """What is left of a layout beside a part of it.
+
+    >>> without(Layout(("a", "b"), ((2,), (3,))), Layout(("b",), ((3,),))).names
+    ('a',)
+    """
+    return _only(layout, frozenset(layout.names) - frozenset(part.names))
+
+
 def _only(layout: Layout, names: frozenset[str]) -> Layout:
     kept = [(n, s) for n, s in zip(layout.names, layout.shapes, strict=True) if n in names]
     return Layout(tuple(n for n, _ in kept), tuple(s for _, s in kept))

@@ -72,3 +72,4 @@ class Agreed:
     vector_K: Tensor
     weights: Mapping[str, float]
     memory: Memory = None
+    beside_P: Tensor | None = None  # what members told of what they do not share

@@ -84,6 +84,25 @@ class StagedTask(IndexedTask, Protocol):
 
 
 @runtime_checkable
+class SourcedTask(IndexedTask, Protocol):
+    """A task of several, whose samples are numbered source after source.
+
+    Where it is placed, members may learn the samples of some sources only.
+    """
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its parts have owners."""
+
+    @property
+    def numbered(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """Of each source: the tasks that learn from it, and how many samples it has."""
+
+    def source_of(self, parameter: str) -> int | None:
+        """The source whose samples alone teach a parameter or move a buffer; None if all do."""
+
+
+@runtime_checkable
 class HeadTask(NamedTask, Protocol):
     """A task that may share a trunk with others: its model is a head, which reads features.
 

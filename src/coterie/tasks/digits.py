@@ -93,6 +93,18 @@ def test_set() -> TensorDataset:
     return _split()[1]
 
 
+def few_labels(agent: int, per_class: int = 5) -> TensorDataset:
+    """So many images of each digit to learn from: others for each agent, alike on every machine.
+
+    >>> len(few_labels(agent=0)), len(few_labels(agent=1, per_class=2))
+    (50, 20)
+    """
+    images, digits_N = train_set().tensors
+    order_N = torch.from_numpy(np.random.RandomState(agent).permutation(len(digits_N)))
+    own = [order_N[digits_N[order_N] == digit][:per_class] for digit in range(NUM_CLASSES)]
+    return TensorDataset(images[torch.cat(own)], digits_N[torch.cat(own)])
+
+
 def accuracy(predictions_NC: Tensor, targets_N: Tensor) -> float:
     """The fraction of samples whose largest prediction is the target, 0..1.
 

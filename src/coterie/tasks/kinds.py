@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import JobError
+from coterie.names import Ref
 from coterie.specs import (
     AnySpec,
     AutoencoderSpec,
@@ -19,7 +20,7 @@ from coterie.specs import (
     LightningSpec,
     MultiSpec,
     PrototypesSpec,
-    Ref,
+    SeparateSpec,
     TaskSpec,
 )
 from coterie.tasks.autoencoder import Autoencoder, squared_error
@@ -71,6 +72,8 @@ def _built(name: str, spec: AnySpec, root: str) -> NamedTask:
             return _prototypes(name, spec, root, functools.partial(instantiate, root=root))
         case MultiSpec():
             return _multi(name, spec, root)
+        case SeparateSpec():
+            raise JobError(f"{name}: expected one task, found several that are learned apart")
 
 
 def _supervised(name: str, spec: TaskSpec, root: str, data: Callable[[Ref], Any]) -> Supervised:
@@ -163,7 +166,8 @@ def _multi(name: str, spec: MultiSpec, root: str) -> MultiTask:
         else _prototypes(each, part, root, once)
         for each, part in spec.tasks.items()
     ]
-    return MultiTask(name, _model(spec.trunk, root), tasks, _balance(spec, root))
+    trunk, balance = _model(spec.trunk, root), _balance(spec, root)
+    return MultiTask(name, trunk, tasks, balance, spec.place, spec.priority)
 
 
 def _balance(spec: MultiSpec, root: str) -> str | dict[str, float] | Balance:

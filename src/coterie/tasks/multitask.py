@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
@@ -17,13 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import JobError, NotFinite
+from coterie.placing import Place, check_place
 from coterie.specs import TEST_LOSS
 from coterie.tasks.base import HeadTask, NamedTask
 from coterie.tasks.network import Network
-from coterie.tasks.passes import Streamed, Transformed
 from coterie.tasks.samples import Model, built, device_of, drawn, to_device
-from coterie.tasks.supervised import Supervised, predict_pairs
-from coterie.tasks.tables import Column, Table
+from coterie.tasks.sources import (
+    Source,
+    check_names,
+    check_owners,
+    in_columns,
+    sources,
+)
+from coterie.tasks.tables import Table
 from coterie.tasks.weighing import LEAST, Balance, Conflict, Moment, balance_of
 from coterie.types import Batch
 
@@ -34,14 +40,6 @@ class Group(NamedTuple):
     inputs: Any
     answers: Mapping[str, tuple[Tensor | None, Any]]
     size: int  # samples that are learned; there may be more inputs
-
-
-class Source(NamedTuple):
-    """Samples that are numbered together: those of one task, or those of a table for several."""
-
-    size: int
-    tasks: tuple[str, ...]
-    table: Table | None
 
 
 class Part(NamedTuple):
@@ -61,6 +59,9 @@ class MultiTask:
     epoch, whatever the number of its answers. `balance` is a name such as "uncertainty" or
     "pcgrad", a weight for each task, or a `Weighing` or `Conflict`.
 
+    `place` says whose tasks they are: everybody's, {task: [agents]}, or as the coordinator finds
+    best ("auto"), which places tasks of higher `priority` first.
+
     Samples of a task count N/Nᵢ, so that Lᵢ is the mean over its own and Σ λᵢLᵢ is what is
     descended, though tasks have unequally many samples and agents unequal shares of them.
 
@@ -79,6 +80,7 @@ class MultiTask:
     tasks: Mapping[str, HeadTask]
     balance: Balance
     sources: tuple[Source, ...]
+    place: Place
     given: Mapping[str, Any]  # the arguments as they were given: what another process can rebuild
 
     def __init__(
@@ -87,26 +89,33 @@ class MultiTask:
         trunk: Model,
         tasks: Sequence[HeadTask],
         balance: str | Mapping[str, float] | Balance = "equal",
+        place: Place = "everywhere",
+        priority: Mapping[str, float] | None = None,
     ) -> None:
-        _check_names(name, [task.name for task in tasks])
+        check_names(name, [task.name for task in tasks])
+        check_place(place, priority or {}, [task.name for task in tasks])
         tables: dict[Any, Table] = {}
-        own = {task.name: _in_columns(task, tables) for task in tasks}
+        own = {task.name: in_columns(task, tables) for task in tasks}
         values = {
             "name": name,
             "trunk": trunk,
             "tasks": own,
             "balance": balance_of(balance),
-            "sources": tuple(_sources(own)),
+            "sources": tuple(sources(own)),
+            "place": place,
             "given": {
                 "trunk": trunk,
                 "tasks": {task.name: task for task in tasks},
                 "train": None,  # each task has its own by now
                 "test": None,
                 "balance": dict(balance) if isinstance(balance, Mapping) else balance,
+                "place": place if isinstance(place, str) else dict(place),
+                "priority": dict(priority or {}),
             },
         }
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
+        check_owners(self.place, self.sources, self.balance)
         if not isinstance(self.balance, Conflict):
             self.balance.memory(tuple(own))  # a weight of no task is refused here
 
@@ -114,6 +123,29 @@ class MultiTask:
     def num_train(self) -> int:
         """How many training samples there are, those of a table once."""
         return sum(source.size for source in self.sources)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether tasks have owners."""
+        return self.place != "everywhere"
+
+    @property
+    def numbered(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """The tasks whose samples are numbered together, and how many samples they have."""
+        return tuple((source.tasks, source.size) for source in self.sources)
+
+    def source_of(self, parameter: str) -> int | None:
+        """The source whose samples alone teach a parameter or move a buffer; None for shared ones.
+
+        >>> task = Supervised("a", nn.Linear(3, 2), [(torch.ones(2), 1)], [(torch.ones(2), 1)])
+        >>> both = MultiTask("both", nn.Linear(2, 3), [task])
+        >>> both.source_of("heads.a.weight"), both.source_of("trunk.weight")
+        (0, None)
+        """
+        kind, _, rest = parameter.partition(".")
+        name = rest.partition(".")[0]
+        found = (at for at, source in enumerate(self.sources) if name in source.tasks)
+        return next(found, None) if kind == "heads" else None
 
     def build(self) -> nn.Module:
         """A fresh model: the trunk, then the heads in the order of tasks."""
@@ -283,65 +315,6 @@ class _Agreed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *told: Tensor) -> tuple[Tensor | None, ...]:
         return (None, None, *(told[0] * slope for slope in ctx.slopes))
-
-
-def _check_names(whole: str, names: Sequence[str]) -> None:
-    if not names:
-        raise JobError(f"{whole}: expected at least one task, found none; list those to learn")
-    for i, name in enumerate(names):
-        if hasattr(nn.ModuleDict, name):
-            raise JobError(f"{whole}: expected another name than {name!r}, which torch keeps")
-        if not name or set(name) & set("./") or name in names[:i]:
-            raise JobError(
-                f"{whole}: expected tasks with names of their own, without '.' and '/', found "
-                f"{name!r}{' twice' if name in names[:i] else ''}; rename it"
-            )
-
-
-def _in_columns(task: HeadTask, tables: dict[Any, Table]) -> HeadTask:
-    """The task on its own column wherever it was given a table, one table for all that share it."""
-    if isinstance(train := getattr(task, "train", None), Streamed | Transformed):
-        raise JobError(
-            f"{task.name}: expected of one of many tasks a dataset whose samples are numbered and "
-            f"stay the same, found {type(train).__name__}; learn it by itself"
-        )
-    if not isinstance(task, Supervised):
-        return task
-    if task.predict is not predict_pairs:
-        raise JobError(
-            f"expected {task.name} to have samples of (inputs, targets), found predict; "
-            "a trunk reads the inputs alone, so let collate make pairs"
-        )
-    columns: dict[str, Any] = {"train": task.train, "test": task.test}
-    for role, dataset in columns.items():
-        if isinstance(dataset, Table):
-            table = tables.setdefault(task.given[role], dataset)
-            columns[role] = table.column(task.name)
-    return Supervised(
-        task.name,
-        task.model,
-        **columns,
-        loss=task.criterion,
-        metrics=task.metrics,
-        collate=task.collate,
-    )
-
-
-def _sources(tasks: Mapping[str, HeadTask]) -> Iterator[Source]:
-    """The tasks' own datasets and the tables they share, in the order in which they are named."""
-    told: list[Table] = []
-    for name, task in tasks.items():
-        if not isinstance(task.train, Column):
-            yield Source(task.num_train, (name,), None)
-        elif not any(task.train.table is table for table in told):
-            table = task.train.table
-            told.append(table)
-            sharing = [
-                other
-                for other, its in tasks.items()
-                if isinstance(its.train, Column) and its.train.table is table
-            ]
-            yield Source(len(table), tuple(sharing), table)
 
 
 def _together(trunk: nn.Module, groups: Sequence[Group]) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,8 @@ class Moment:
 @dataclass(frozen=True)
 class Weighing(abc.ABC):
     """A way to weigh losses; a frozen value, whose memory the model holds for it."""
+
+    needs_all: ClassVar[bool] = False  # whether it compares the tasks, and has to see them all
 
     def memory(self, names: tuple[str, ...]) -> Memory:
         """What it remembers at first; what is an nn.Parameter is learned by the optimizer."""
@@ -120,6 +122,7 @@ class DWA(Weighing):
     windows of `every` steps of this member are compared, for members share an epoch.
     """
 
+    needs_all: ClassVar[bool] = True
     temperature: float = 2.0
     every: int = 100  # steps
 
@@ -154,6 +157,7 @@ class GradNorm(Weighing):
     step, in units of Ḡ; r is a loss over its first value, over the mean of these.
     """
 
+    needs_all: ClassVar[bool] = True
     alpha: float = 1.5
     rate: float = 0.025
 
@@ -189,6 +193,7 @@ class FAMO(Weighing):
     the paper. Losses have to be above zero.
     """
 
+    needs_all: ClassVar[bool] = True
     rate: float = 0.025
     decay: float = 1e-3
 

@@ -7,6 +7,8 @@ beats while its main thread computes, and fills an inbox that a collective can b
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import socket
 import threading
 import time
@@ -18,7 +20,8 @@ import zmq
 import zmq.utils.monitor
 from zmq.auth.thread import ThreadAuthenticator
 
-from coterie.errors import JobError
+from coterie.errors import JobError, JoinError
+from coterie.transport.door import Door
 from coterie.transport.frames import BadMessage, decode_from_agent, decode_from_coordinator, encode
 from coterie.transport.messages import Beat, Stop, Term, Wire
 from coterie.transport.secure import JoinKey, Keys
@@ -29,9 +32,11 @@ PING_MS, SILENT_MS, DIAL_MS, REDIAL_MS = 2000, 8000, 1000, 200
 LINGER_MS = 1000  # how long an end that closes goes on sending what is queued
 LEAVE = b""  # no message has an empty frame
 HOLD_S = 120.0  # without a word from the coordinator, after which an agent gives up
+KNOCK_S = 15.0  # for a coordinator to answer whoever knocks
 NUM_GREETINGS = 3  # broken off in a row before an agent takes its key for another run's
 
 
+_PROCESS = secrets.token_hex(8)  # tells the coordinator who dials in again, and nobody else
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _BROKEN_OFF = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _LET_IN = zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -188,16 +193,40 @@ class ControlClient:
         self.inbox.put(Stop(reason=reason, at_once=True))
 
 
+def identity(name: str) -> str:
+    """What this process is called on the channel: whoever dials in again is known by it."""
+    return f"{name}:{os.getpid()}:{_PROCESS}"
+
+
+def knock(endpoint: str, key: JoinKey, name: str, patience_s: float) -> None:
+    """Raise JoinError where a key opens nothing, before all is loaded that an agent needs.
+
+    A coordinator that hears a stranger's beat asks who it is, and refuses it by the same word as
+    it would its greeting.
+    """
+    client = ControlClient(endpoint, key, identity(name))
+    try:
+        heard = client.inbox.get(patience_s)
+    finally:
+        client.close()
+    if isinstance(heard, Stop):
+        raise JoinError(f"expected to join the run at {endpoint}, found: {heard.reason}")
+    if heard is None:
+        raise JoinError(
+            f"expected a coordinator at {endpoint} that knows this key, found none within "
+            f"{patience_s:.0f} s; check the address, and copy join.key again"
+        )
+
+
 class ControlServer:
     """The coordinator's end: one port, only agents that hold the join key."""
 
-    def __init__(self, listen: str, keys: Keys) -> None:
+    def __init__(self, listen: str, keys: Keys, door: Door | None = None) -> None:
         self._context = _boundless()
+        self._door = door or Door(frozenset({keys.join.agent_public}))
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback(
-            domain="*", credentials_provider=_OnlyKey(keys.join.agent_public)
-        )
+        self._authenticator.configure_curve_callback(domain="*", credentials_provider=self._door)
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.curve_server = True
         self._socket.curve_secretkey = keys.server_secret
@@ -228,10 +257,17 @@ class ControlServer:
 
     def receive(self) -> tuple[bytes, Any] | None:
         """The next (identity, message), or None when nothing waits; raises BadMessage."""
-        try:
-            identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
+        while True:
+            try:
+                first, *rest = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            identity, frames = first.bytes, [frame.bytes for frame in rest]
+            key = str(rest[-1].get("User-Id")).encode() if rest else b""
+            refusal = self._door.refusal(identity, key, time.monotonic())
+            if not refusal:
+                break
+            self.send(identity, Stop(reason=refusal, at_once=True))
         try:
             return identity, decode_from_agent(frames)
         except BadMessage as error:
@@ -259,14 +295,3 @@ def _boundless() -> zmq.Context[zmq.Socket[bytes]]:
     context = zmq.Context()
     context.setsockopt(zmq.SNDHWM, 0)
     return context
-
-
-class _OnlyKey:
-    """Lets in the holders of one public key."""
-
-    def __init__(self, public: bytes) -> None:
-        self._public = public
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Asked by pyzmq's authenticator with the raw public key, in Z85."""
-        return key == self._public

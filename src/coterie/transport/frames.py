@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from coterie.errors import CoterieError
+from coterie.transport.duties import Duties, FromPupils
 from coterie.transport.messages import FromAgent, FromCoordinator, State, Wire
 
-_FROM_AGENT: TypeAdapter[Any] = TypeAdapter(FromAgent)
-_FROM_COORDINATOR: TypeAdapter[Any] = TypeAdapter(FromCoordinator)
+_BY_KIND = Field(discriminator="kind")
+_FROM_AGENT: TypeAdapter[Any] = TypeAdapter(Annotated[FromAgent | FromPupils, _BY_KIND])
+_FROM_COORDINATOR: TypeAdapter[Any] = TypeAdapter(Annotated[FromCoordinator | Duties, _BY_KIND])
 
 
 class BadMessage(CoterieError):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from coterie.leases import Lease, Span, cut_block
+from coterie.leases import Lease, Part, Span, cut_block
 
 HUB = "hub"  # the name of the star road's server
 
@@ -36,6 +36,7 @@ class Hello(Wire):
     memory_bytes: int
     device: str
     store: str  # the server of the star road says here where it listens
+    torch: str = ""  # its release, where one computes
 
 
 class Ready(Wire):
@@ -48,6 +49,8 @@ class Ready(Wire):
     needs_closure: bool
     shuffled: int = 0  # tells orders of samples apart
     batch: int | None = None  # samples of one step over all agents, where a loop of its own says so
+    # tasks whose samples are numbered together, and how many samples: where there are several
+    sources: tuple[tuple[tuple[str, ...], int], ...] = ()
     rates_fall: bool = False  # of the optimizer: what overshoots once does not come back
 
 
@@ -56,6 +59,7 @@ class Refused(Wire):
 
     kind: Literal["refused"] = "refused"
     reason: str
+    traceback: str = ""  # as of Failed
 
 
 class Beat(Wire):
@@ -126,6 +130,7 @@ class Report(Wire):
     stretches: tuple[tuple[int, int, float], ...] = ()
     cores: float | None = None  # of full clock that its machine grants me now, where that is known
     digest: int | None = None  # of what members agree on after the last round, where asked for
+    restates: bool = False  # whether my own loop changes gradients after it has computed them
 
 
 class Back(Wire):
@@ -173,6 +178,7 @@ class Failed(Wire):
 
     kind: Literal["failed"] = "failed"
     reason: str
+    traceback: str = ""  # of a script, where it raised
 
 
 class State(Wire):
@@ -306,6 +312,8 @@ class Block(Wire):
     trust: dict[str, float] = {}  # what a member's samples count for, where it is not 1
     digest: bool = False  # whether to tell where all stand after the last round
     tells: int = 0  # the round after which all tell what they did; 0: the last
+    parts: tuple[Part, ...] = ()  # of the positions, and who owns them, where not all own all
+    hands_out: bool = True  # whether plain gradients meet as they come, or each as a whole
 
     def rounds(self) -> Sequence[dict[str, Lease]]:
         """Each round's leases by member, in order."""
@@ -313,7 +321,7 @@ class Block(Wire):
 
     @cached_property
     def _rounds(self) -> Sequence[dict[str, Lease]]:
-        return cut_block(self.spans, self.shares, self.every, self.batch)
+        return cut_block(self.spans, self.shares, self.every, self.batch, self.parts)
 
 
 class Evaluate(Wire):

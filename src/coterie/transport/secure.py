@@ -33,6 +33,12 @@ class JoinKey:
         """The public half that the coordinator lets in."""
         return zmq.curve_public(self.agent_secret)
 
+    @classmethod
+    def beside(cls, other: JoinKey) -> JoinKey:
+        """A fresh key to the same coordinator."""
+        _, agent_secret = zmq.curve_keypair()
+        return cls(other.server_public, agent_secret)
+
     def text(self) -> str:
         """The key as one line."""
         return f"coterie:{(self.server_public + self.agent_secret).decode()}"
@@ -51,7 +57,7 @@ class JoinKey:
 
     def write(self, path: Path) -> None:
         """Write the key so that only its owner can read it."""
-        _write_secret(path, self.text())
+        write_secret(path, self.text())
 
     @classmethod
     def read(cls, path: Path) -> JoinKey:
@@ -65,7 +71,8 @@ class JoinKey:
             ) from error
 
 
-def _write_secret(path: Path, text: str) -> None:
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
     path.unlink(missing_ok=True)  # a file that was there would keep its mode when opened
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text + "\n")
@@ -103,7 +110,7 @@ class Keys:
         ...     Keys.read(path, keys.join) == keys
         True
         """
-        _write_secret(path, self.server_secret.decode())
+        write_secret(path, self.server_secret.decode())
 
     @classmethod
     def read(cls, path: Path, join: JoinKey) -> Keys:

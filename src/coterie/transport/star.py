@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import zmq
 import zmq.utils.monitor
@@ -25,8 +25,8 @@ from coterie.transport.control import (
     LINGER_MS,
     NUM_GREETINGS,
     Inbox,
-    _OnlyKey,
 )
+from coterie.transport.door import Door
 from coterie.transport.frames import BadMessage
 from coterie.transport.mail import (
     ACK,
@@ -57,7 +57,7 @@ class StarTransport(Collectives):
 
     >>> from coterie.transport.secure import Keys
     >>> join = Keys.make().join
-    >>> switch = StarSwitch("127.0.0.1:0", join.agent_public, Inbox())
+    >>> switch = StarSwitch("127.0.0.1:0", [join.agent_public], Inbox())
     >>> ann = StarTransport(switch.address, join, "ann", Inbox())
     >>> ann.post("hub", "greeting", b"hello")
     >>> switch.fetch("greeting")
@@ -176,9 +176,9 @@ class _Line:
 
 
 class StarSwitch(Mailbox):
-    """The hub's end: one port that only holders of the agents' key may use, and its own mailbox."""
+    """The hub's end: one port that only holders of agents' keys may use, and its own mailbox."""
 
-    def __init__(self, listen: str, agent_public: bytes, inbox: Inbox, me: str = "hub") -> None:
+    def __init__(self, listen: str, agents: Iterable[bytes], inbox: Inbox, me: str = "hub") -> None:
         super().__init__(me, inbox)
         self._lines: dict[str, _Line] = {}
         self._public, secret = zmq.curve_keypair()
@@ -186,7 +186,7 @@ class StarSwitch(Mailbox):
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
         self._authenticator.configure_curve_callback(
-            domain="*", credentials_provider=_OnlyKey(agent_public)
+            domain="*", credentials_provider=Door(frozenset(agents))
         )
         self._router = _tuned(self._context.socket(zmq.ROUTER))
         self._router.curve_server, self._router.curve_secretkey = True, secret

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import IO, Protocol
 
@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from coterie.watch.ending import summary_rows
+from coterie.watch.pupils import pupils_table
 from coterie.watch.words import (
     BLANK,
     Event,
@@ -25,7 +27,6 @@ from coterie.watch.words import (
     number_of,
     numbers_of,
     part_of,
-    some,
     text_of,
     texts_of,
 )
@@ -36,7 +37,9 @@ WIDE = 100  # columns from which there is room for more than the essentials
 PRESENT, GONE = frozenset({"ready", "healed", "rejoined"}), frozenset({"lost", "refused"})
 STYLES = {"lost": "red", "refused": "red", "error": "red", "warning": "yellow", "fault": "yellow"}
 STYLES |= {"learning": "green", "healed": "green", "rejoined": "green", "offence": "yellow"}
-NOTABLE = {*STYLES, "decision", "returned", "pause", "checkpoint", "said", "stopped"}
+STYLES |= {"board_failed": "yellow", "handover": "green", "rehomed": "green"}
+NOTABLE = {"decision", "returned", "pause", "checkpoint", "said", "stopped", "homes", "groups"}
+NOTABLE |= STYLES.keys()
 
 
 @dataclass(frozen=True)
@@ -196,42 +199,6 @@ def why(decision: Event) -> list[str]:
     return [words, *(each for each in texts_of(decision, "reasons") if strategy not in each)]
 
 
-def summary_rows(summary: Event) -> list[tuple[str, str]]:
-    """The end of a run as (heading, words), without what it does not tell.
-
-    >>> summary_rows({"seconds": 12, "metrics": {"accuracy": 0.971}, "kills_survived": 1})
-    [('result', 'accuracy 0.971, after 12.0 s'), ('failures', '1 killed and survived')]
-    """
-    scores = {"accuracy": number_of(summary, "accuracy"), **numbers_of(summary, "metrics")}
-    told = {n: _ENDINGS[n](v) for n in _ENDINGS if (v := number_of(summary, n)) is not None}
-    failures = ("kills_survived", "rejoined", "samples_lost", "samples_repeated", "pause_s")
-    rows = {
-        "result": [f"{k} {amount(v)}" for k, v in scores.items() if v is not None]
-        + [told.get("seconds", "")],
-        "speed": [told.get("ideal_fraction", ""), told.get("vs_equal", "")],
-        "failures": [told.get(name, "") for name in failures],
-        "shares": [some([f"{m} {n:g}" for m, n in numbers_of(summary, "shares").items()], ", ")],
-        "strategy": [text_of(summary, "strategy")],
-        "because": [" ".join(texts_of(summary, "reasons"))],
-        "checkpoint": [text_of(summary, "checkpoint")],
-        "folder": [text_of(summary, "folder")],
-    }
-    words = {heading: ", ".join(filter(None, parts)) for heading, parts in rows.items()}
-    return [(heading, line) for heading, line in words.items() if line]
-
-
-_ENDINGS: Mapping[str, Callable[[float], str]] = {
-    "seconds": lambda n: f"after {duration(n)}",
-    "ideal_fraction": lambda n: f"{n * 100:.0f} % of all devices' speeds added up",
-    "vs_equal": lambda n: f"{n:.2f}× equal shares",
-    "kills_survived": lambda n: f"{amount(n)} killed and survived",
-    "rejoined": lambda n: f"{amount(n)} rejoined",
-    "samples_lost": lambda n: f"{amount(n)} samples lost",
-    "samples_repeated": lambda n: f"{amount(n)} repeated",
-    "pause_s": lambda n: f"{duration(n)} paused",
-}
-
-
 def plain_lines(picture: Picture, event: Event) -> list[str]:
     """The lines that tell an event, once the picture holds it: seconds, kind, words.
 
@@ -261,6 +228,8 @@ def frame(picture: Picture, width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(), title, Text()]
     if picture.members:
         parts += [devices_table(picture, width), Text()]
+    if rows := picture.last("progress").get("pupils"):
+        parts += [pupils_table(rows), Text()]
     parts += [facts(picture, width), Text(), news(picture)]
     if summary := picture.last("summary"):
         rows = Table.grid(padding=(0, 2))

@@ -187,7 +187,15 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "said": lambda e: text_of(e, "text"),
     "noise": lambda e: text_of(e, "text"),
     "kept": lambda e: text_of(e, "text"),
+    "handover": lambda e: f"{text_of(e, 'text')} ({text_of(e, 'reason')})",
     "quorum": lambda e: text_of(e, "text"),
+    "homes": lambda e: f"{text_of(e, 'text')} ({text_of(e, 'cause')})",
+    "rehomed": lambda e: (
+        f"{text_of(e, 'pupil')} to {text_of(e, 'to')}, from step "
+        f"{amount(number_of(e, 'from_steps'))}"
+    ),
+    "groups": lambda e: some([" ".join(map(str, g)) for g in e.get("groups") or ()], "; "),
+    "board_failed": lambda e: f"{text_of(e, 'pupil')} goes on alone: {text_of(e, 'reason')}",
     "doubt": lambda e: text_of(e, "text"),
     "grant": lambda e: text_of(e, "text"),
     "error": lambda e: text_of(e, "text"),
