@@ -158,7 +158,7 @@ def verdict(told: Sequence[Mapping[str, Any]]) -> list[str]:
     alone = [row["over_single"] for row in told if row["over_single"]]
     ddp = [row["ddp_over"] for row in told if row["ddp_over"]]
     words = (
-        f"Over {len(ratios)} of 12 cells `auto` took {fmean(ratios):.2f} times the time of the "
+        f"Over {len(ratios)} cells `auto` took {fmean(ratios):.2f} times the time of the "
         f"best fixed strategy on the mean (claimed: at most {MEAN_CLAIM:g}), "
         f"{max(ratios):.2f} at worst (claimed: at most {WORST_CLAIM:g})."
     )

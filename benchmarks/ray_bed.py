@@ -41,9 +41,15 @@ SHORT = {
 WATCH = """
 import json, sys, time
 from ray._raylet import GcsClient
-head = GcsClient(address=sys.argv[1])
+from ray.exceptions import RpcError
+head = None
 while True:
-    nodes = head.get_all_node_info(timeout=10).values()
+    try:
+        head = head or GcsClient(address=sys.argv[1])
+        nodes = head.get_all_node_info(timeout=10).values()
+    except RpcError as error:  # it is still starting
+        print(error, file=sys.stderr, flush=True)
+        continue
     living = sorted(node.node_manager_address for node in nodes if node.state == 0)
     print(json.dumps([time.time(), *living]), flush=True)
     time.sleep(0.1)

@@ -6,6 +6,7 @@ Its coordinator is killed, and with it all of Ray: the agent goes on, and is fou
 from __future__ import annotations
 
 import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,10 @@ def home(desk: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = Path(desk.folder, "home")
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TMPDIR", str(desk.folder))  # what agents say stays there
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # short: sockets lie below it
     return home
 
 
@@ -84,6 +87,8 @@ def test_a_cluster_is_started_and_rows_of_parquet_are_learned_once_whoever_dies(
     job = desk.job(task=task, batch=50, **words)
     ray = ("--engine", "ray", "--set", "engine.address=local")
     run = desk.start("train", job, *ray, "--json", "--runs", desk.runs)
+    for state in ("joined", "ready"):  # each takes its time where others compute
+        desk.await_event(lambda e, state=state: e["kind"] == "agent" and e["state"] == state)
     desk.await_event(lambda e: e["kind"] == "epoch")
     token = home / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600

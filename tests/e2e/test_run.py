@@ -66,8 +66,8 @@ def test_an_agent_is_killed_and_each_sample_is_learned_once_and_fewer_agents_go_
     assert not desk.await_empty()
 
     first = int(summary["epochs"])  # the pass that was under way
-    words = ("--agents", 2, "--resume", "--set", "deterministic=true", "--runs", desk.runs)
-    resumed = desk.run("run", *words, "--json", "small.py", first + 2)
+    words = ("--agents", 2, "--resume", *words[2:])
+    resumed = desk.run("run", *words, "--runs", desk.runs, "--json", "small.py", first + 2)
     assert resumed.code == 0, resumed.err
     assert resumed.answer["steps"] > summary["steps"]
     assert resumed.answer["epochs"] == first + 2

@@ -309,7 +309,8 @@ class Agents:
         stack.callback(ringer.close)
         self._identities: dict[str, bytes] = {}
         self._lost = ""  # the sentence in the middle of which agents were left
-        self.keys.join.write(folder / "join.key")
+        self.key_path = folder / "join.key"
+        self.keys.join.write(self.key_path)
         words = [str(Path(__file__).with_name("member.py")), self._server.endpoint]
         self._agents = {
             name: subprocess.Popen(
@@ -367,7 +368,7 @@ class Agents:
             raise AssertionError(f"{self._lost}: {ended} ended, heard {orders.heard[-9:]}")
 
     def _serve(self) -> None:
-        serve.serve(self._server.endpoint, self.keys.join, f"{HERE}:0", Watch(0))
+        serve.serve(self._server.endpoint, self.key_path, f"{HERE}:0", Watch(0))
 
     def _line(self, name: str) -> Any:
         stdout = self._agents[name].stdout

@@ -29,6 +29,7 @@ def test_an_address_is_the_one_given_the_environments_or_this_machines(tmp_path:
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(HEAD)
     assert find("auto", {"RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": "auto"}) == HEAD
+    assert find("auto", {"TMPDIR": str(tmp_path)}) == HEAD
 
 
 def test_no_cluster_is_said_with_what_to_do(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from coterie.agents.state import copied
 from coterie.agents.stream import shuffled
 from coterie.errors import CheckpointError, JobError, NotFinite
 from coterie.tasks.base import IndexedTask, SourcedTask, StagedTask
-from coterie.tasks.columns import numbered
+from coterie.tasks.columns import order_of
 from coterie.transport.messages import Ready
 from coterie.types import Batch, Layout
 
@@ -104,7 +104,7 @@ class Learner:
             num_train=self.task.num_train,
             needs_closure=self.needs_closure,
             rates_fall=getattr(self.optimizer, "rates_fall", False),
-            shuffled=shuffled(self.setup.seed) ^ numbered(self.task),
+            shuffled=shuffled(self.setup.seed) ^ order_of(self.task),
             batch=self.setup.own.batch if self.setup.own else None,
             sources=self.task.numbered if isinstance(self.task, SourcedTask) else (),
         )

@@ -354,7 +354,9 @@ def _looped(run: Run, name: str, message: say.Begun | say.Ended | say.Said) -> N
     """A script's loop goes on or ends: what was given out then is void, for nobody learns it."""
     if isinstance(message, say.Said):
         run.event("said", member=name, text=message.text)
-    elif isinstance(message, say.Begun):
+        return
+    run.answered.add(name)
+    if isinstance(message, say.Begun):
         asked = run.ledger.num_epochs + len(run.ledger.free)  # of no later one it can know
         run.passes = max(run.passes, min(message.data_epoch, asked) + 1)
     elif run.job.script is not None:

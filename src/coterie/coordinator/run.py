@@ -143,6 +143,7 @@ class Run:
         self.passes = 0  # over the data that members' own loops have begun
         self.restates = False  # whether such a loop changes gradients it has computed
         self.over = ""  # which of those loops has ended
+        self.answered: set[str] = set()  # whose loops said whether they begin the next
         self.plan: Option | None = None
         self.sources: tuple[tuple[tuple[str, ...], int], ...] = ()  # see Ready
         self.parts: tuple[Part, ...] = ()  # who owns which of them, where tasks have owners

@@ -76,7 +76,8 @@ def find(address: str, env: Mapping[str, str]) -> str:
     """
     if address != AUTO:
         return address
-    file = Path(env.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    kept = env.get("RAY_TMPDIR") or env.get("TMPDIR") or "/tmp"  # as Ray itself looks for it
+    file = Path(kept, "ray", "ray_current_cluster")
     found = env.get("RAY_ADDRESS", "")
     if found in ("", AUTO):
         try:

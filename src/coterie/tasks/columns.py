@@ -134,10 +134,10 @@ class _Writer:
         return np.memmap(self._file, self._kind[0], mode="r", shape=shape)
 
 
-def numbered(task: Any) -> int:
+def order_of(task: Any) -> int:
     """What tells apart in which order a task's rows come: 0 where they are no columns.
 
-    >>> numbered(None)
+    >>> order_of(None)
     0
     """
     learned = getattr(task, "train", None), getattr(getattr(task, "learned", None), "dataset", None)

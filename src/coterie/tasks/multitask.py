@@ -66,6 +66,7 @@ class MultiTask:
     descended, though tasks have unequally many samples and agents unequal shares of them.
 
     >>> from torch.utils.data import TensorDataset
+    >>> from coterie.tasks.supervised import Supervised
     >>> many, few = TensorDataset(torch.eye(2), torch.tensor([0, 1])), [(torch.ones(2), 1)]
     >>> tasks = [Supervised(name, nn.Linear(3, 2), data, data) for name, data in
     ...          (("a", many), ("b", few))]
@@ -137,6 +138,7 @@ class MultiTask:
     def source_of(self, parameter: str) -> int | None:
         """The source whose samples alone teach a parameter or move a buffer; None for shared ones.
 
+        >>> from coterie.tasks.supervised import Supervised
         >>> task = Supervised("a", nn.Linear(3, 2), [(torch.ones(2), 1)], [(torch.ones(2), 1)])
         >>> both = MultiTask("both", nn.Linear(2, 3), [task])
         >>> both.source_of("heads.a.weight"), both.source_of("trunk.weight")

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from coterie.errors import JobError
+from coterie.tasks.columns import Columnar
 from coterie.tasks.samples import MapStyle, dataset
 
 Transform = Callable[[Any], Any]
@@ -169,4 +170,4 @@ def is_stream(given: object) -> bool:
     (False, True)
     """
     numbered = isinstance(given, MapStyle) and not isinstance(given, IterableDataset)
-    return isinstance(given, Iterable) and not numbered
+    return isinstance(given, Iterable) and not (numbered or isinstance(given, Columnar))
