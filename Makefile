@@ -10,7 +10,7 @@ PAGES := docs $(wildcard README.md)
 BENCHES := $(sort $(filter-out %/bench_ray.py,$(wildcard benchmarks/bench_*.py)))
 
 .PHONY: demo test test-libraries test-ray check lint types arrows doctests fmt clean
-.PHONY: bench bench-sync bench-faults bench-decide bench-own-loop bench-ray
+.PHONY: bench bench-sync bench-faults bench-decide bench-own-loop bench-knowledge bench-ray
 
 demo: $(READY)
 	$(BIN)/coterie demo
@@ -72,6 +72,11 @@ bench-own-loop: $(READY)
 # Decisions, in cells of bandwidth × skew × model: needs root, and the machine for itself.
 bench-decide: $(READY)
 	$(BIN)/python benchmarks/bench_decide.py
+
+# What sharing brings, on real images in COTERIE_DATA; a run that was broken off goes on.
+bench-knowledge: $(READY)
+	$(BIN)/python benchmarks/bench_knowledge.py --parts grouping --seeds 10 --resume
+	$(BIN)/python benchmarks/bench_knowledge.py --seeds 5 --resume
 
 # Agents on a cluster of Ray, in namespaces, beside what Ray itself does: needs root.
 bench-ray: $(RAY_VENV)/.stamp

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from coterie.combine import cones
 from coterie.combine.cones import bargain, lift, nearest, root
 
 
@@ -17,10 +18,14 @@ def products(seed: int, num: int, size: int) -> np.ndarray:
     return rows_MN @ rows_MN.T
 
 
+@pytest.mark.parametrize("exchanges", [0, cones.MAX_EXCHANGES], ids=["one by one", "at once"])
 @pytest.mark.parametrize("size", [2, 4, 6])
 @pytest.mark.parametrize("seed", range(10))
-def test_at_the_lowest_point_no_number_can_descend_alone(seed: int, size: int) -> None:
+def test_at_the_lowest_point_no_number_can_descend_alone(
+    seed: int, size: int, exchanges: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The conditions of Karush, Kuhn and Tucker: of a convex function they leave no other point."""
+    monkeypatch.setattr(cones, "MAX_EXCHANGES", exchanges)
     square_MM = products(seed, 5, size)
     slope_M = square_MM @ np.random.default_rng(seed + 100).normal(size=5)
     found_M = lift(square_MM, slope_M)

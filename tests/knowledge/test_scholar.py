@@ -13,6 +13,7 @@ from coterie.combine import class_means, nearness
 from coterie.errors import JobError, NotFinite, TrainingError
 from coterie.knowledge import Episodes
 from coterie.knowledge.affinity import Graded
+from coterie.knowledge.scholar import Scholar, draws_seed
 from tests.knowledge.conftest import NUM_INPUTS, Make, samples
 
 
@@ -23,6 +24,7 @@ def test_it_walks_as_a_plain_torch_loop(make: Make) -> None:
     model = nn.Sequential(nn.Linear(NUM_INPUTS, 8), nn.Tanh())
     model.append(nn.Linear(8, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    torch.manual_seed(draws_seed("ann", 0))
     for _ in range(7):
         chosen = torch.randint(len(targets), (8,))
         optimizer.zero_grad()
@@ -37,6 +39,15 @@ def test_scholars_of_one_seed_start_alike_and_others_do_not(make: Make) -> None:
     ann, bob, other = make("ann"), make("bob"), make("other", seed=1)
     assert torch.equal(ann.vector(), bob.vector())
     assert not torch.equal(ann.vector(), other.vector())
+
+
+def test_scholars_of_one_seed_and_course_draw_other_samples(make: Make) -> None:
+    ann, same = make("ann"), make("ann")
+    bob = Scholar("bob", ann.course)
+    for scholar in (ann, bob, same):
+        scholar.step()
+    assert not torch.equal(ann.vector(), bob.vector())
+    assert torch.equal(ann.vector(), same.vector())
 
 
 def test_nobody_else_draws_less_for_it(make: Make) -> None:

@@ -75,6 +75,25 @@ def test_a_good_teacher_is_taken_and_a_hostile_one_refused_beside_it(make: Make)
     assert study.trust.of("eve") < study.trust.of("bob") == 1.0
 
 
+def test_teachers_who_do_good_together_are_not_refused_because_of_a_hostile_one(make: Make) -> None:
+    """Each by itself leads astray; on the mean they do not, and there all but one are honest."""
+    ann, there = make("ann", 10), make("ann", 80)
+    bob, cid, eve = make("bob", 10), make("cid", 10), make("eve", 10)
+    aside = 2.0 * torch.randn(ann.layout.size, generator=torch.Generator().manual_seed(0))
+    bob.place(there.vector() + aside)
+    cid.place(there.vector() - aside)
+    eve.place(-30 * there.vector())
+    study = fusing(ann, rules=Rules(Gate(tolerance=0.0)))
+    for alone in (bob, cid):
+        assert takers(fusing(make("ann", 10), rules=study.rules).learn([taught(alone)])) == []
+    before = float(ann.held_out().mean())
+    events = study.learn([taught(eve), taught(cid), taught(bob)])
+    assert sorted(takers(events)) == ["bob", "cid"]
+    assert list(refusals(events)) == ["eve"]
+    assert float(ann.held_out().mean()) > before
+    assert study.trust.of("eve") < study.trust.of("bob") == study.trust.of("cid") == 1.0
+
+
 def test_a_hostile_teacher_alone_changes_nothing_and_is_heard_no_more(make: Make) -> None:
     ann, eve = make("ann", 20), make("eve")
     study, reasons = fusing(ann), []

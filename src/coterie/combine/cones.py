@@ -12,30 +12,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 SLACK = 1e-13  # relative: a slope that small is rounding
+MAX_EXCHANGES = 8  # of whole sets: few are needed, or it goes round in circles
 
 
 def lift(square_MM: Array, slope_M: Array) -> Array:
     """The x ≥ 0 that makes ½·xᵀQx + cᵀx least, for a Q of inner products and a c in its range.
 
-    Active sets (Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23): a number is
-    let go from zero while that descends, and held again where it would become negative.
+    All numbers that should be let go from zero, or held there, are so at once (Júdice and Pires
+    1994, block pivoting). That arrives in a few exchanges, or not at all, and then they move one
+    by one (Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23): a number is let go
+    while that descends, and held again where it would become negative.
 
     >>> lift(np.eye(2), np.array([-3.0, 1.0]))
     array([3., 0.])
     """
-    x_M, free_M = np.zeros(len(slope_M)), np.zeros(len(slope_M), dtype=bool)
     slack = SLACK * max(1.0, float(np.abs(slope_M).max()))
+    free_M = slope_M < -slack
+    for _ in range(MAX_EXCHANGES):
+        x_M = _least(square_MM, slope_M, free_M)
+        descent_M = -(square_MM @ x_M + slope_M)
+        wanted_M = np.where(free_M, x_M > 0, descent_M > slack)
+        if (wanted_M == free_M).all():
+            return x_M
+        free_M = wanted_M
+    return _one_by_one(square_MM, slope_M, slack)
+
+
+def _least(square_MM: Array, slope_M: Array, free_M: Mask) -> Array:
+    """Where ½·xᵀQx + cᵀx is least of those x that are zero but where they are free."""
+    x_M = np.zeros_like(slope_M)
+    if free_M.any():
+        inside_MM = square_MM[free_M][:, free_M]
+        x_M[free_M] = np.linalg.lstsq(inside_MM, -slope_M[free_M], rcond=None)[0]
+    return x_M
+
+
+def _one_by_one(square_MM: Array, slope_M: Array, slack: float) -> Array:
+    x_M, free_M = np.zeros(len(slope_M)), np.zeros(len(slope_M), dtype=bool)
     for _ in range(3 * len(slope_M)):  # more are never needed but for rounding
         descent_M = np.where(free_M, 0.0, -(square_MM @ x_M + slope_M))
         if descent_M.max() <= slack:
             break
         free_M[descent_M.argmax()] = True
         while free_M.any():
-            best_M = np.zeros_like(x_M)
-            inside_MM = square_MM[np.ix_(free_M, free_M)]
-            best_M[free_M] = np.linalg.lstsq(inside_MM, -slope_M[free_M], rcond=None)[0]
+            best_M = _least(square_MM, slope_M, free_M)
             below_M = free_M & (best_M <= 0)
             if not below_M.any():
                 x_M = best_M

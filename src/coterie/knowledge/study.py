@@ -205,7 +205,9 @@ class Study:
     ) -> tuple[Mapping[str, Lesson], dict[str, Verdict], Verdict]:
         """Which new lessons go in beside the known ones, what each did alone, and what all did.
 
-        All of them, or else those that do no harm alone, or else the best of these.
+        All of them, or else those that are left once who harms most by itself is left out, one
+        after the other. What several do together says more than what each does: of a single one
+        chance alone may refuse an honest lesson, and members that take different ones drift apart.
         """
         verdict = self._tried(currency, {**known, **fresh})
         if verdict.kept:
@@ -217,14 +219,17 @@ class Study:
         for teacher in sorted(fresh, key=self.trust.of)[: self.rules.sifts]:
             alone[teacher] = self._tried(currency, {teacher: fresh[teacher]})
             self.pupil.restore(start)
-        left = {t: lesson for t, lesson in fresh.items() if t not in alone or alone[t].kept}
-        if len(left) < len(fresh) and left:
+        left = dict(fresh)
+        for worst in sorted(alone, key=lambda teacher: alone[teacher].gain):
+            del left[worst]
+            if not left:
+                break
             verdict = self._tried(currency, {**known, **left})
-        good = [teacher for teacher in alone if alone[teacher].kept]
-        if verdict.kept or not good:
-            return left if verdict.kept else {}, alone, verdict
-        best = max(good, key=lambda teacher: alone[teacher].gain)
-        verdict = self._tried(currency, {best: fresh[best]})
+            if verdict.kept:
+                return left, alone, verdict
+            self.pupil.restore(start)
+        best = max(alone, key=lambda teacher: alone[teacher].gain)
+        verdict = self._tried(currency, {best: fresh[best]})  # without those it knows already
         return {best: fresh[best]} if verdict.kept else {}, alone, verdict
 
     def _judged(
