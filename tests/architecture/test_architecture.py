@@ -35,6 +35,8 @@ TORCH_FREE = [
     "coterie.combine",
     "coterie.config",
     "coterie.coordinator",
+    "coterie.coordinator.school",
+    "coterie.knowledge.graph",
     "coterie.sync",
     "coterie.sync.recipes",
     "coterie.watch",

@@ -15,6 +15,7 @@ from coterie.config import Job
 from coterie.coordinator.homes import Homes, homes
 from coterie.coordinator.register import Record, Register, files_of, spread
 from coterie.coordinator.run import Resume
+from coterie.knowledge.graph import gathered
 from coterie.transport import messages as say
 from coterie.transport.duties import Able, Broke, Cut, Judged, Kept, Kinship, LaidDown, Learned
 from coterie.transport.parcels import Assembly
@@ -256,8 +257,6 @@ class School:
         names = [r.name for r in run.learners.values() if not r.broken]
         if any(name not in run.kinship for name in names):
             return
-        from coterie.knowledge.graph import gathered  # its room loads torch
-
         groups = gathered("cross loss", {name: run.kinship[name] for name in names}).groups()
         groups = tuple(group for group in groups if len(group) > 1)
         run.event("groups", groups=groups)
