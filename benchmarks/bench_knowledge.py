@@ -6,7 +6,7 @@ benchmarks/results/, and --page prints the page for benchmarks/knowledge.md:
 
     python benchmarks/bench_knowledge.py --seeds 5
     python benchmarks/bench_knowledge.py --parts alphabets,kin --seeds 2 --resume
-    python benchmarks/bench_knowledge.py --parts processes --seeds 3 --resume  # a quiet machine
+    python benchmarks/bench_knowledge.py --parts processes,speeds --resume  # on a quiet machine
     python benchmarks/bench_knowledge.py --page benchmarks/results/knowledge-20261201.json
 """
 
@@ -44,8 +44,9 @@ PARTS = {
     "opposed": "knowledge_opposed:opposed",
     "hostile": "knowledge_opposed:hostile",
     "processes": "knowledge_processes:processes",
+    "speeds": "knowledge_processes:speeds",
 }
-QUIET = ("processes",)  # says nothing on a busy machine: only where it is asked for
+QUIET = ("processes", "speeds")  # says nothing on a busy machine: only where it is asked for
 
 
 def about() -> dict[str, Any]:

@@ -55,6 +55,11 @@ def curve(each: Told, arm: str) -> Curve:
     return tuned({name: Curve.read(told) for name, told in each["curves"].items()}, arm)
 
 
+def per_s(run: Told) -> float:
+    """Steps of all learners in a second of the wall."""
+    return float(run["steps"] / run["seconds"])
+
+
 def gained(arm: str, each: Told) -> float:
     """Points over learners alone."""
     return gain(curve(each, arm), curve(each, "alone"))
@@ -168,6 +173,12 @@ CLAIMS = (
         lambda each: 100 * (each["runs"]["1"]["accuracy"] - each["runs"]["2"]["accuracy"]),
         0.5,
         False,
+    ),
+    Claim(
+        "agents of 4 : 2 : 1: steps a second while they share, over those without",
+        "speeds",
+        lambda each: per_s(each["runs"]["sharing"]) / per_s(each["runs"]["alone"]),
+        0.85,
     ),
     Claim("laws: CPU seconds over the mean of the same rows", "laws", dearer, 1.2, False),
 )

@@ -38,6 +38,7 @@ def page(told: Told) -> str:
         ("One who lies among five", hostile_lines),
         ("Gradients reconciled by a law", law_lines),
         ("One process and two", process_lines),
+        ("Unequal agents that share", speed_lines),
     )
     return "\n".join([*lines, *under_headings(sections, found)])
 
@@ -238,4 +239,16 @@ def process_lines(found: Measured) -> list[str]:
         runs = [each["runs"][number] for each in here]
         right = spread(100 * run["accuracy"] for run in runs)
         lines.append(f"| {number} | {spread(run['seconds'] for run in runs)} | {right} |")
+    return [*lines, "", f"Seeds: {len(here)}."]
+
+
+def speed_lines(found: Measured) -> list[str]:
+    """Steps a second of agents of 4 : 2 : 1, sharing and not."""
+    here = of(found, "speeds")
+    if not here:
+        return []
+    lines = ["| agents of 4 : 2 : 1 | steps of all learners a second |", "|---|---|"]
+    for arm in ("alone", "sharing"):
+        told = spread(each["runs"][arm]["steps"] / each["runs"][arm]["seconds"] for each in here)
+        lines.append(f"| {arm} | {told} |")
     return [*lines, "", f"Seeds: {len(here)}."]

@@ -1,7 +1,7 @@
-"""Eight learners who share, in one process and in two: seconds of the wall to the same accuracy.
+"""Eight learners on real processes: one against two, and what sharing costs agents of 4 : 2 : 1.
 
-Both arms are runs of `coterie train` on one job file but for the number of agents, one after the
-other. It means something on a quiet machine of two cores or more alone.
+All arms are runs of `coterie train` on one job file, but for its agents and for what is shared, one
+after the other. It means something on a quiet machine of two cores or more alone.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ NUM_TEST = 300
 NUM_STEPS = 1500
 BATCH = 20
 NUM_PROCESSES = (1, 2)
+SPEEDS = {"local": 3, "speeds": [4, 2, 1]}
+UNEQUAL_MINUTES = 0.5
+SHARING = {"currency": "parameters", "every": 10, "gate": "open", "share": "all"}
 TIMEOUT_S = 900.0
 
 
@@ -57,7 +60,7 @@ def test_set(number: int, seed: int) -> TensorDataset:
     return split(number, seed).test.dataset()
 
 
-def job(num_processes: int, seed: int) -> dict[str, Any]:
+def job(seed: int, **changed: Any) -> dict[str, Any]:
     """The job file of one arm."""
 
     def own(number: int) -> dict[str, Any]:
@@ -69,36 +72,36 @@ def job(num_processes: int, seed: int) -> dict[str, Any]:
             "metrics": {"accuracy": "coterie.tasks.digits:accuracy"},
         }
 
-    return {
+    told = {
         "name": "processes",
         "task": {
             "kind": "separate",
             "tasks": {f"clothes-{number}": own(number) for number in range(NUM_LEARNERS)},
         },
-        "knowledge": {"currency": "parameters", "every": 10, "gate": "open", "share": "all"},
+        "knowledge": SHARING,
         "optimizer": {"call": "torch.optim:Adam", "with": {"lr": 1e-3}},
         "batch": BATCH,
         "seed": seed,
         "until": {"steps": NUM_STEPS},
-        "agents": {"local": num_processes},
         "checkpoint_every_s": 1e6,
         "root": str(HERE),
     }
+    return {key: value for key, value in {**told, **changed}.items() if value is not None}
 
 
 def _call(function: str, **told: int) -> dict[str, Any]:
     return {"call": f"knowledge_processes:{function}", "with": told}
 
 
-def run(num_processes: int, seed: int) -> Mapping[str, Any]:
-    """Seconds from the first step to the last, and the accuracy then.
+def run(written: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Steps of all learners, seconds from the first to the last, and the accuracy then.
 
     Raises RuntimeError with the last words of a run that fails.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with TemporaryDirectory(prefix="coterie-processes-") as name:
         file = Path(name, "job.yaml")
-        file.write_text(yaml.safe_dump(job(num_processes, seed)))
+        file.write_text(yaml.safe_dump(dict(written)))
         command = [sys.executable, "-m", "coterie.cli", "train", str(file), "--runs", name]
         ended = subprocess.run(
             [*command, "--plain"],
@@ -115,11 +118,24 @@ def run(num_processes: int, seed: int) -> Mapping[str, Any]:
         raise RuntimeError(
             f"expected a run to its end, found:\n{(ended.stdout + ended.stderr)[-2000:]}"
         )
-    return {"seconds": told[-1]["seconds"], "accuracy": told[-1]["metrics"]["accuracy"]}
+    return {key: told[-1][key] for key in ("seconds", "accuracy", "steps")}
 
 
 def processes(seed: int) -> dict[str, Any]:
-    """Both arms; which is first changes with the seed."""
+    """One process and two; which is first changes with the seed."""
     torch.set_num_threads(1)
     order = NUM_PROCESSES if seed % 2 == 0 else NUM_PROCESSES[::-1]
-    return {"runs": {str(number): run(number, seed) for number in order}}
+    return {"runs": {str(number): run(job(seed, agents={"local": number})) for number in order}}
+
+
+def speeds(seed: int) -> dict[str, Any]:
+    """Agents of 4 : 2 : 1 that share, and that do not; which is first changes with the seed."""
+    torch.set_num_threads(1)
+    arms: dict[str, dict[str, Any] | None] = {"sharing": SHARING, "alone": None}
+    order = list(arms) if seed % 2 == 0 else list(arms)[::-1]
+    until = {"minutes": UNEQUAL_MINUTES}
+    return {
+        "runs": {
+            arm: run(job(seed, agents=SPEEDS, knowledge=arms[arm], until=until)) for arm in order
+        }
+    }
