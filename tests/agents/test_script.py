@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from coterie.agents import effects as do
+from coterie.agents.grant import Grant
 from coterie.agents.script import Seat, follow
 from coterie.config import Script
 from coterie.engines.launch import script_job
@@ -129,6 +130,13 @@ def test_a_script_learns_what_it_is_given_and_the_worker_stays_to_its_end(tmp_pa
     assert losses
     assert all(0 < loss < 10 for loss in losses)
     assert orders.told[0].batch == 4
+
+
+def test_a_script_tells_what_its_machine_grants_it(tmp_path: Path) -> None:
+    orders = Orders(say.Probe(sizes=(1, 4), seconds=0.0), STOP)
+    run(tmp_path, HEAD + LOOP, orders, "1")
+    (probed,) = (message for message in orders.told if isinstance(message, say.Probed))
+    assert probed.cores == pytest.approx(Grant(torch.get_num_threads()).cores())
 
 
 def test_a_run_that_stops_lets_the_script_come_to_its_end(tmp_path: Path) -> None:

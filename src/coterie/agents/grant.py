@@ -6,8 +6,11 @@ the machine's own care for its battery. To read that is quicker and surer than t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
 
 from coterie.machine import ROOT, Cgroup, affinity_cores, cgroup_of, quota_cores
 
@@ -53,6 +56,15 @@ class Grant:
             if _hertz(policy / "scaling_max_freq") and _hertz(policy / "cpuinfo_max_freq")
         ]
         return sum(parts) / len(parts) if parts else 1.0
+
+
+def granted(device: str) -> Callable[[], float | None]:
+    """What this process is granted to compute with, from now on; of a GPU nothing is known.
+
+    >>> granted("cuda")() is None
+    True
+    """
+    return Grant(torch.get_num_threads()).cores if device == "cpu" else lambda: None
 
 
 def _hertz(file: Path) -> int:

@@ -17,7 +17,7 @@ import torch
 
 from coterie.agents.attend import attend
 from coterie.agents.draws import repeatable
-from coterie.agents.grant import Grant
+from coterie.agents.grant import granted
 from coterie.agents.learner import Learner, Setup, best_device
 from coterie.agents.perform import Performer, Roads, drive
 from coterie.agents.script import Seat, follow
@@ -144,7 +144,7 @@ def _kept(client: ControlClient, why: str) -> str:
 
 
 def _worker(learner: Learner, first: Hello, files: dict[str, bytes]) -> Worker:
-    worker = Worker(first.name, learner, hello=first, granted=_granted(first))
+    worker = Worker(first.name, learner, hello=first, granted=granted(first.device))
     if files:
         worker.resume(files)
     return worker
@@ -212,12 +212,6 @@ def _welcome(
             raise JoinError("expected a checkpoint's files, found none; start this agent again")
         assembly.add(piece)
     return welcome, assembly.files
-
-
-def _granted(first: Hello) -> Callable[[], float | None]:
-    """What is granted to compute with, from now on; of a GPU nothing is known."""
-    grant = Grant(torch.get_num_threads())
-    return (lambda: None) if first.device != "cpu" else grant.cores
 
 
 def _built(job: Job) -> Learner:

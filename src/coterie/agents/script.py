@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from coterie.agents import effects as do
 from coterie.agents.draws import repeatable
+from coterie.agents.grant import granted
 from coterie.agents.learner import Learner
 from coterie.agents.loop import Loop
 from coterie.agents.me import Me, seat
@@ -129,7 +130,9 @@ class OneOfMany(Me):
             learner = Learner(setup_of(at.job.name, self.things, loop, at.job.seed))
         if self.things.scheduler is not None:
             learner.scheduler = cast(LRScheduler, self._schedule)
-        self._worker = worker = Worker(self.name, learner, hello=at.hello)
+        self._worker = worker = Worker(
+            self.name, learner, hello=at.hello, granted=granted(at.hello.device)
+        )
         if at.files:
             worker.resume(at.files)
         learner.scratch().step([0])  # the first step pays for lazy imports: not in a measurement
