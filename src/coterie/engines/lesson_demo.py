@@ -20,7 +20,7 @@ NUM_AGENTS, PER_CLASS, NUM_CLASSES = 5, 5, 10
 STEPS, BATCH, EVERY = 200, 20, 10
 WIDTH = 16
 LEARNING_RATE = 0.002
-SEEDS = (0, 1, 2)
+SEEDS = (2, 3, 4)  # by 0 and 1 these settings were chosen
 STEP_S = 0.05  # on the clocks of the agents
 # Nothing is held out to judge lessons by, so that both arms learn from the same samples.
 SHARING = {"every": EVERY, "share": "all", "gate": "open"}
