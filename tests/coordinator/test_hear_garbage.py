@@ -96,6 +96,31 @@ def test_whatever_an_agent_says_the_coordinator_stands(play, said):
             p.answer()
 
 
+@pytest.mark.parametrize("num_samples", [-1, -(10**18)])
+def test_less_than_no_samples_tell_nothing_of_progress(play, num_samples):
+    p = play(3, until={"epochs": 2.0}).until_training()
+    report = {"term": 0, "first_round": 0, "last_round": 0, "cohort": (), "num_steps": 0}
+    times = {"loss": 0.0, "compute_s": 0.0, "exchange_s": 0.0}
+    p.say("b", say.Report(num_samples=num_samples, **report, **times))
+    assert not p.run.done
+
+
+@pytest.mark.parametrize(
+    ("cohort", "seconds"), [(("a", "z"), 1.0), (("a", "b", "c"), 1e-300), (("a", "b"), 1e308)]
+)
+def test_garbage_about_a_stage_is_believed_of_nobody(play, cohort, seconds):
+    p = play(3, until={"epochs": 1e4}, strategy="pipeline(2, ('1',), ('b', 'a'))")
+    p.chain = tuple((str(at), 1.0, 1_000, 100, 100) for at in range(4))
+    p.until_training()
+    words = {"term": 1, "first_round": 10_000, "last_round": 10_000, "num_samples": 8}
+    times = {"num_steps": 1, "loss": 1.0, "compute_s": 1.0, "exchange_s": 0.0}
+    for _ in range(9):
+        told = {"cohort": cohort, "stretches": ((8, 1, seconds),), **words, **times}
+        p.say("a", say.Report(**told))
+    assert not p.run.failure
+    assert 0 < p.run.members["a"].device.step_s(8) < 1e6
+
+
 @pytest.mark.parametrize("where", [{"round": 10**9}, {"round": -1}, {"stands": 10**9}])
 def test_one_that_settles_where_nobody_was_sent_is_ended_and_the_books_stay_whole(play, where):
     p = play(3, until={"epochs": 4.0}).until_training()

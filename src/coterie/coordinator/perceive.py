@@ -34,7 +34,7 @@ SURE_OF_A_JUMP = 0.3  # of a measurement's usual noise: a changed road is believ
 
 def measure(run: Run, name: str, report: say.Report) -> None:
     """Note what a member's report says of its losses, its pace, its pause and its vectors."""
-    if report.num_samples and math.isfinite(report.loss):
+    if report.num_samples > 0 and math.isfinite(report.loss):
         run.loss_sum += report.loss * report.num_samples
         run.num_losses += report.num_samples
         run.progress.saw(report.loss, report.num_samples)
@@ -101,7 +101,8 @@ def _as_whole_steps(
         member.usual = usual.seen(least)
         return []
     line = member.line or timed(member.device, ratios[0][0])
-    return [(batch, line.at(batch) * ratio / usual.ratio) for batch, ratio in ratios]
+    whole = [(batch, line.at(batch) * ratio / usual.ratio) for batch, ratio in ratios]
+    return [(batch, step_s) for batch, step_s in whole if 0 < step_s < math.inf]
 
 
 def _over_expected(
@@ -110,6 +111,8 @@ def _over_expected(
     """The batch of each stretch, and how many times as long as was expected a stage took."""
     cut, world = run.strategy.team if run.strategy else None, run.world
     if not isinstance(cut, Pipeline) or name not in (team := cut.crew_of(name, cohort)[0]):
+        return
+    if not {device.name for device in world.devices}.issuperset(team):
         return
     for batch, seconds in stretches:
         expected = passage_s(cut, team, name, batch, world)
