@@ -160,7 +160,7 @@ def width_lines(found: Measured) -> list[str]:
 
 def mixed_lines(found: Measured) -> list[str]:
     """All fused, and groups fused."""
-    return arm_table(of(found, "mixed"), ("alone", "alone, fast", "all, fast", "groups, fast"))
+    return arm_table(of(found, "mixed"), ("alone", "alone, fast", "all", "groups"))
 
 
 def grouping_lines(found: Measured) -> list[str]:
