@@ -54,6 +54,7 @@ class Play:
         self.meeting_s = 0.0  # of a round, beyond the work
         self.scoring_s = 0.001
         self.num_passes = 0  # of scripts' own loops
+        self.evaluating: set[str] = set()  # whose loops do not come to the next pass yet
         self.saving_s = 0.0  # that a member stands still for a save
         self.accuracy, self.loss = 0.5, 1.0
         self.mute: set[str] = set()  # alive, but neither beating nor answering
@@ -288,7 +289,8 @@ class Play:
                 )
             case say.Turn() if message.term == self.terms[name].number:
                 goes_on = message.data_epoch < self.num_passes
-                yield say.Begun(data_epoch=message.data_epoch) if goes_on else say.Ended()
+                if name not in self.evaluating:
+                    yield say.Begun(data_epoch=message.data_epoch) if goes_on else say.Ended()
             case say.Save() if message.term == self.terms[name].number:
                 yield say.Saved(ticket=message.ticket, pause_s=self.saving_s)
                 files = [f"state/{name}", *(["model"] if message.whole else [])]

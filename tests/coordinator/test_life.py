@@ -317,18 +317,23 @@ def test_a_script_that_ends_within_a_pass_voids_what_was_given_out(play):
     assert p.checkpoints[-1].meta["round"] == p.run.ledger.committed
 
 
-def test_a_script_that_still_evaluates_as_another_ends_has_the_last_word(play):
+@pytest.mark.parametrize("dies", ["", "a"])
+def test_a_script_that_still_evaluates_as_another_ends_has_the_last_word(play, dies):
     p = play(**OWN)
     p.num_passes = 1
-    p.enter().until_true(lambda: len(p.orders_of(say.Turn, to="c")) == 2)
-    p.computing["c"] = p.now_s
+    p.enter().until_true(lambda: len(p.orders_of(say.Turn, to="c")) == 1)
+    p.until_true(lambda: p.run.ledger.committed > 3)
+    p.evaluating.add("c")
     p.until_true(lambda: p.run.over)
-    p.until_true(lambda: p.now_s > p.computing["c"] + 5.0)
+    if dies:
+        p.kill(dies)
+    since_s = p.now_s
+    p.until_true(lambda: p.now_s > since_s + 5.0)
     assert not p.orders_of(say.Save)
-    del p.computing["c"]
     p.say("c", say.Said(text="well done"))
     p.say("c", say.Ended())
     p.to_the_end()
+    assert p.run.failure == ""
     assert "well done" in [event["text"] for event in p.events if event["kind"] == "said"]
     assert learned_once(p, num_epochs=1)
 

@@ -355,7 +355,9 @@ def _looped(run: Run, name: str, message: say.Begun | say.Ended | say.Said) -> N
     if isinstance(message, say.Said):
         run.event("said", member=name, text=message.text)
         return
-    run.answered.add(name)
+    run.awaited.discard(name)
+    if isinstance(message, say.Begun) or not run.ledger.idle:
+        run.awaited.clear()  # the others are to learn, or to end at once
     if isinstance(message, say.Begun):
         asked = run.ledger.num_epochs + len(run.ledger.free)  # of no later one it can know
         run.passes = max(run.passes, min(message.data_epoch, asked) + 1)

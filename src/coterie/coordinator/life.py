@@ -200,24 +200,17 @@ def go_on(run: Run) -> Wait:
 
 
 def turn(run: Run) -> Wait:
-    """Have scripts end their pass over the data, and wait until one of them begins another.
-
-    Where one ends, the others still evaluate, maybe: what they say last is waited for.
-    """
+    """Have scripts end their pass over the data, and wait until one of them begins another."""
     if run.job.script is None or run.torn or run.stopping or run.reached():
         return
     data_epoch = run.ledger.num_epochs + len(run.ledger.free)
-    run.answered.clear()
+    run.awaited = set(run.term.members)
     run.tell_term(say.Turn(term=run.term.number, data_epoch=data_epoch, epoch_loss=run.epoch_loss))
-
-    def heard() -> bool:
-        return not run.over or run.answered.issuperset(run.term.members)
-
     yield (
         lambda: (
             run.torn
             or bool(run.stopping)
-            or (bool(run.reached()) and heard())
+            or bool(run.reached())
             or bool(newcomers(run))
             or run.passes > data_epoch
         )

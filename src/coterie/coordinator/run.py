@@ -143,7 +143,7 @@ class Run:
         self.passes = 0  # over the data that members' own loops have begun
         self.restates = False  # whether such a loop changes gradients it has computed
         self.over = ""  # which of those loops has ended
-        self.answered: set[str] = set()  # whose loops said whether they begin the next
+        self.awaited: set[str] = set()  # whose loops are to say yet whether they begin the next
         self.plan: Option | None = None
         self.sources: tuple[tuple[tuple[str, ...], int], ...] = ()  # see Ready
         self.parts: tuple[Part, ...] = ()  # who owns which of them, where tasks have owners
@@ -275,8 +275,8 @@ class Run:
         for key, limit in self.job.until.items():
             if key in metrics and metrics[key] >= limit:
                 return f"{key} {metrics[key]:.4g} reached {limit:g}"
-        if self.over:
-            return self.over
+        if self.over and self.members.keys().isdisjoint(self.awaited):
+            return self.over  # else somebody still evaluates, maybe: it is to have the last word
         if self.fraction() >= 1.0:
             return f"{' or '.join(self.job.until)} reached"
         return ""
