@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from coterie.coordinator import life
+from coterie.coordinator.rounds import last_epoch
 from coterie.transport import messages as say
 
 PHASES = [
@@ -336,6 +338,22 @@ def test_a_script_that_still_evaluates_as_another_ends_has_the_last_word(play, d
     assert p.run.failure == ""
     assert "well done" in [event["text"] for event in p.events if event["kind"] == "said"]
     assert learned_once(p, num_epochs=1)
+
+
+def test_who_learned_a_pass_ends_it_and_nobody_is_exchanged_before(play, monkeypatch):
+    left = []
+
+    def reconsidering(run):
+        left.append(run.ledger.next_epoch < last_epoch(run))
+        return False
+
+    monkeypatch.setattr(life, "reconsider", reconsidering)
+    p = play(**OWN)
+    p.num_passes = 2
+    p.enter().to_the_end()
+    assert learned_once(p, num_epochs=2)
+    assert left
+    assert all(left)
 
 
 def test_scripts_with_other_loaders_are_refused(play):

@@ -127,9 +127,8 @@ class Ledger:
         A block never spans two epochs, and its last round may be shorter. An epoch that begins is
         laid out in `parts` where not all have the same owners.
         """
-        data_epoch = next((e for e in sorted(self.free) if self.free[e]), None)
-        if data_epoch is None:
-            data_epoch = self.num_epochs + len(self.free)  # those begun are learned whole or here
+        data_epoch = self.next_epoch
+        if data_epoch not in self.free:
             if data_epoch >= last_epoch:
                 return None
             self.free[data_epoch] = ((0, self.num_train),)
@@ -144,6 +143,12 @@ class Ledger:
             self.issued[first + offset] = Round(data_epoch, leases)
         self.next_round = first + len(rounds)
         return Grant(first, self.next_round - 1, data_epoch, spans, parts)
+
+    @property
+    def next_epoch(self) -> int:
+        """The earliest data epoch of which samples are free, or else the next to begin."""
+        begun = next((e for e in sorted(self.free) if self.free[e]), None)
+        return self.num_epochs + len(self.free) if begun is None else begun  # those begun: whole
 
     def commit(self, number: int, cohort: Collection[str]) -> None:
         """Note that a round counts, with the contributions of `cohort`; a repeated word is idle."""

@@ -12,7 +12,14 @@ from coterie.coordinator.account import log_final, progress
 from coterie.coordinator.boundary import compare, evaluate, evaluation_due, save, save_due
 from coterie.coordinator.perceive import links_are_doubtful
 from coterie.coordinator.replan import choose, close_decision, everyone, reconsider
-from coterie.coordinator.rounds import Wait, drained, few_left, issue, issue_apart
+from coterie.coordinator.rounds import (
+    Wait,
+    drained,
+    few_left,
+    issue,
+    issue_apart,
+    last_epoch,
+)
 from coterie.coordinator.run import Run
 from coterie.coordinator.terms import (
     doubt_links,
@@ -177,6 +184,10 @@ def was_concluded(run: Run) -> bool:
 
 def go_on(run: Run) -> Wait:
     """Give out the next block, and wait until it is the only one under way."""
+    if run.job.script is not None and run.ledger.next_epoch >= last_epoch(run) and not run.apart:
+        yield from drained(run)
+        yield from turn(run)  # who learned the pass ends it: nobody is exchanged before
+        return
     changed = reconsider(run)
     if links_are_doubtful(run):
         yield from doubt_links(run)
