@@ -140,6 +140,19 @@ def test_a_member_that_is_left_out_drops_what_it_held(stage: Any) -> None:
     assert isinstance(group.waiting["b"], do.Hear)
 
 
+def test_one_that_missed_the_term_it_was_left_out_of_comes_in_with_nothing(stage: Any) -> None:
+    """The order to leave was lost with its line: what it holds was given out anew meanwhile."""
+    group = stage.two()
+    group.tell(stage.block(1, 1, 16), "b")
+    group.tear("b")
+    group.tell(stage.term(2, "a", at_once=True), "a")
+    group.tell(stage.term(3, "a", "b"), "a")
+    group.tell(stage.term(3, "a", "b", at_once=True, anew=True), "b")
+    assert group.workers["b"].contribution is None
+    assert [m.stands for m in group.of("b", say.Settled) if m.term == 3] == [0]
+    assert group.of("b", say.Report) == []
+
+
 def test_what_comes_in_while_it_waits_for_a_term_is_done_afterwards(stage: Any) -> None:
     group = stage.two()
     group.tell(stage.block(1, 1, 8), "a")

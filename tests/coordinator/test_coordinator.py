@@ -306,6 +306,15 @@ def test_a_suspected_member_that_is_heard_again_is_taken_in_without_being_measur
     assert p.run.healthy == {"a", "b", "c"}
 
 
+def test_whoever_returns_is_told_of_its_term_in_a_way_that_needs_no_word_before(play):
+    p = suspect(play)
+    p.mute.clear()
+    p.until_true(lambda: "b" in p.run.healthy)
+    told = [p.orders_of(say.Term, to=name)[-1] for name in "abc"]
+    assert {m.number for m in told} == {p.run.term.number}
+    assert [(m.at_once, m.anew) for m in told] == [(False, False), (True, True), (False, False)]
+
+
 def test_each_sample_is_learned_once_however_often_members_fall_silent(play):
     p = play(3, until={"epochs": 6.0})
     p.num_train, p.pace_s = 1000, 0.004

@@ -60,10 +60,11 @@ def join(member: Member, term: Term) -> do.Life[None]:
     if member.handle is not None:  # of a meeting that the others have left
         handle, member.handle = member.handle, None
         yield do.Leave(handle)
-    if member.name not in term.members:
+    if term.anew or member.name not in term.members:
         member.stands = member.round  # no earlier order counts
         member.told.clear()  # and what it told may be void
         member.drop()
+    if member.name not in term.members:
         return
     began_s = yield do.Now()
     try:

@@ -104,7 +104,7 @@ class Coordinator:
                 return False
         run.members[name] = run.suspects.pop(name)
         run.event("agent", member=name, state="returned")
-        run.tell(name, run.term.model_copy(update={"at_once": True}))  # which it is not in
+        run.tell(name, run.term_for(name))  # which it is not in
         return True
 
     def lost(self, name: str, reason: str, now_s: float) -> None:

@@ -329,7 +329,7 @@ def _back(run: Run, name: str, back: say.Back) -> None:
     if not run.reuniting:
         run.missed.add(name)
         member.outdated = True
-        run.tell(name, run.term.model_copy(update={"at_once": True}))  # which it is not in
+        run.tell(name, run.term_for(name))  # which it is not in
     elif member.holds:  # what others tell may have been learned anew since
         _catch_up(run, back)
 

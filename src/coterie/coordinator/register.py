@@ -113,10 +113,12 @@ class Register:
     by_star = True  # a server keeps the board
     by_itself = bereft = False
     layout = ledger = None
-    term = say.Term(number=0, members=(), store="")
-    settled: Mapping[str, Any] = {}
     unheard: frozenset[str] = frozenset()
     missed: frozenset[str] = frozenset()
+
+    def unanswered(self) -> list[tuple[str, say.Term]]:
+        """What is to be said again: agents that learn apart form no group."""
+        return []
 
     def is_fenced(self, hello: say.Hello) -> bool:
         """Whether this is a second keeper of the board: the first stays."""

@@ -301,6 +301,18 @@ class Run:
             self.tell_all(say.Stop(reason=reason, at_once=True, again=self.bereft))
             self.done = True
 
+    def unanswered(self) -> list[tuple[str, say.Term]]:
+        """Whom the term was told that have not settled in it, and how."""
+        waited_for = (name for name in self.term.members if name not in self.settled)
+        return [(name, self.term_for(name)) for name in waited_for]
+
+    def term_for(self, name: str) -> say.Term:
+        """The term as a member is to hear of it: one that was missed may know of none before it."""
+        member = self.members.get(name)
+        if member is None or not member.outdated:
+            return self.term
+        return self.term.model_copy(update={"at_once": True, "anew": True})
+
     # -- what it says -----------------------------------------------------------------------------
 
     def tell(self, name: str, message: say.Wire) -> None:

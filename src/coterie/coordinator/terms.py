@@ -47,7 +47,8 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
     )
     run.mended = run.term.number if at_once else run.mended
     run.event("term", number=run.term.number, members=list(living))
-    run.tell_all(run.term)
+    for name in (*run.members, *((say.HUB,) if run.hub else ())):
+        run.tell(name, run.term_for(name))
     awaited = {say.HUB} if run.apart else set(run.term.members)
     yield lambda: run.torn or run.settled.keys() >= awaited
     run.alike = run.alike or (alike and not run.torn)

@@ -231,9 +231,10 @@ class Host:
             trim(self._run)
             for identity in self._identities.values():
                 self._server.send(identity, Beat())
-            run = self.coordinator.run  # a line that broke may have taken the order along
-            for name in set(run.term.members) & self._identities.keys() - run.settled.keys():
-                self._server.send(self._identities[name], run.term)
+            # A line that broke may have taken the order along.
+            for name, message in self.coordinator.run.unanswered():
+                if name in self._identities:
+                    self._server.send(self._identities[name], message)
 
     def _flush(self) -> None:
         """Carry out what the coordinator laid out: events, messages, checkpoints."""

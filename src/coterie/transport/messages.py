@@ -280,6 +280,7 @@ class Term(Wire):
     alike: bool = False  # whether optimizers are to agree as well: each will step on one gradient
     given_out: int = 0  # the last round that was, whether or not this server has heard of it
     at_once: bool = False
+    anew: bool = False  # whether what its receiver holds is void: others have learned it since
 
 
 class Land(Wire):
