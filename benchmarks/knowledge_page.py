@@ -248,7 +248,7 @@ def speed_lines(found: Measured) -> list[str]:
     if not here:
         return []
     lines = ["| agents of 4 : 2 : 1 | steps of all learners a second |", "|---|---|"]
-    for arm in ("alone", "sharing"):
+    for arm in sorted(here[0]["runs"]):
         told = spread(each["runs"][arm]["steps"] / each["runs"][arm]["seconds"] for each in here)
         lines.append(f"| {arm} | {told} |")
     return [*lines, "", f"Seeds: {len(here)}."]

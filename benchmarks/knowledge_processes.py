@@ -131,7 +131,11 @@ def processes(seed: int) -> dict[str, Any]:
 def speeds(seed: int) -> dict[str, Any]:
     """Agents of 4 : 2 : 1 that share, and that do not; which is first changes with the seed."""
     torch.set_num_threads(1)
-    arms: dict[str, dict[str, Any] | None] = {"sharing": SHARING, "alone": None}
+    arms: dict[str, dict[str, Any] | None] = {
+        "sharing": {**SHARING, "every": "auto"},
+        "sharing every ten steps": SHARING,
+        "alone": None,
+    }
     order = list(arms) if seed % 2 == 0 else list(arms)[::-1]
     until = {"minutes": UNEQUAL_MINUTES}
     return {

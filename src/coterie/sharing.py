@@ -14,6 +14,7 @@ from coterie.errors import JobError
 from coterie.names import Positive, Ref, Words
 from coterie.specs import SeparateSpec
 
+SOONEST_STEPS = 10  # between two lessons, where a job leaves that to whoever learns
 CODECS = ("fp16", "bf16", "int8", "int4", "topk")
 
 Currency = Literal["parameters", "prototypes", "labels", "hints"]
@@ -28,8 +29,9 @@ class Sharing(Words):
 
     currency: Currency | Annotated[list[Currency], Field(min_length=1)] = "parameters"
     """parameters where models are alike; prototypes, labels or hints where they are not."""
-    every: Annotated[int, Field(strict=True, ge=1)] = 10
-    """Steps of a learner between two lessons that it gives."""
+    every: Literal["auto"] | Annotated[int, Field(strict=True, ge=1)] = "auto"
+    """Steps of a learner between two lessons that it gives; auto is ten, and more where lessons
+    would else take more than a tenth of its time."""
     after: Annotated[int, Field(strict=True, ge=0)] = 0
     """Steps that it learns alone first."""
     groups: Literal["auto", "all", "none"] | list[list[str]] = "all"
@@ -52,6 +54,11 @@ class Sharing(Words):
     """() -> Dataset that all have, unlabelled, which lessons in labels and hints are about."""
     board: str = ""
     """Where lessons meet; by default where the run does, or kafka://HOST:PORT/TOPIC."""
+
+    @property
+    def every_steps(self) -> int:
+        """Steps between two lessons, at least."""
+        return SOONEST_STEPS if self.every == "auto" else self.every
 
     @property
     def currencies(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from coterie.agents.learner import Setup
 from coterie.config import Job, parse_job
 from coterie.coordinator.run import Resume
-from coterie.engines.together import Mishap, Together
+from coterie.engines.together import Cost, Mishap, Together
 from coterie.tasks.supervised import Supervised
 
 STEP_S = 0.1
@@ -86,11 +86,12 @@ class Run:
         agents: Sequence[str] = ("one", "two"),
         mishaps: Sequence[Mishap] = (),
         resume: Resume | None = None,
+        costs: Cost = cost,
     ) -> None:
         self.told = Told()
         setups = setups or {n: setup(n, samples(i)) for i, n in enumerate(NAMES)}
         self.points: list[Any] = []
-        self.together = Together(what, agents, self.told, setups, cost, resume, mishaps)
+        self.together = Together(what, agents, self.told, setups, costs, resume, mishaps)
         self.together.keeping(self.points.append)
         self.school = self.together.run()
 
@@ -251,6 +252,22 @@ def test_where_no_task_can_be_learned_the_run_fails_in_a_sentence() -> None:
     broken.tensors[0].fill_(float("nan"))
     run = Run(job(("ann",)), {"ann": setup("ann", broken)})
     assert run.school.run.failure.startswith("expected a task that can be learned, found none")
+
+
+def test_lessons_that_take_long_are_given_less_often_where_a_job_leaves_that_open() -> None:
+    def dear(agent: str, batches: Sequence[int]) -> float:
+        return cost(agent, batches) or STEP_S / 4  # whatever comes after each step
+
+    until = {"steps": 200}
+    given = {
+        every: Run(job(until=until, **lessons(every=every)), costs=costs)
+        for every, costs in (("auto", cost), (10, dear))
+    }
+    num_taken = {every: len(run.told.of("lesson_taken")) for every, run in given.items()}
+    assert num_taken["auto"] > 60  # what costs nothing is given as soon as may be
+    assert num_taken[10] > 60  # and what is asked for, whatever it costs
+    seldom = Run(job(until=until, **lessons(every="auto")), costs=dear)
+    assert len(seldom.told.of("lesson_taken")) < 20
 
 
 def test_a_task_may_live_on_several_agents_and_an_agent_hold_several_tasks() -> None:

@@ -24,6 +24,7 @@ from coterie.knowledge.board import Board
 from coterie.knowledge.currency import Currency
 from coterie.knowledge.events import BoardFailed, Event, LessonTaken
 from coterie.knowledge.study import BROKEN, Study
+from coterie.sharing import Sharing
 from coterie.specs import SeparateSpec
 from coterie.tasks.kinds import from_spec
 from coterie.tasks.references import instantiate, quoted
@@ -36,6 +37,7 @@ KEPT_S = 2.0  # between two tellings of its state, where the job says nothing
 SCORED_S = 1.0  # between two scorings, at least
 SCORED_PART = 0.03  # of the time, at most, that they take
 KEPT_PART = 0.02  # and telling a state
+SHARED_PART = 0.1  # and lessons, where a job leaves to an agent how often they are given
 NUM_TIMED = 2  # steps by which a task's speed is measured, after one that pays for beginnings
 
 Say = list[Wire]
@@ -55,6 +57,8 @@ class Seat:
     told_s: float = -math.inf
     kept_s: float = 0.0
     kept_took_s: float = 0.0
+    learned_s: float = 0.0  # that its steps have taken
+    shared_s: float = 0.0  # and its lessons
     scored_s: float = -math.inf
     score_took_s: float = 0.0
     enquiry: Enquiry | None = None  # who its kin are, where it is to find out
@@ -207,7 +211,7 @@ class Classroom:
         seat.turns = min((other.turns for other in self.seats.values()), default=0.0)
         if sharing is not None and sharing.groups == "auto":
             others = frozenset(self.spec.pupils) - {name}
-            seat.enquiry = Enquiry(others, sharing.every, max(ALONE_STEPS, sharing.after))
+            seat.enquiry = Enquiry(others, sharing.every_steps, max(ALONE_STEPS, sharing.after))
         return seat
 
     def _study(self, pupil: TaskPupil) -> Study:
@@ -260,12 +264,15 @@ class Classroom:
         began_s = yield do.Now()
         try:
             seat.loss = yield do.Compute(lambda: _stepped(seat.pupil), (self.job.batch,))
+            stepped_s = yield do.Now()
             words = yield do.Compute(lambda: self._met(seat), ())
         except CoterieError as error:
             del self.seats[seat.pupil.name]
             yield do.Tell(Broke(pupil=seat.pupil.name, reason=str(error)))
             return
         now_s = yield do.Now()
+        seat.learned_s += stepped_s - began_s
+        seat.shared_s += now_s - stepped_s
         seat.step_s += 0.1 * (now_s - began_s - seat.step_s) if seat.step_s else now_s - began_s
         seat.turns += (now_s - began_s) / max(seat.priority, 1e-9)
         for word in words:
@@ -282,9 +289,15 @@ class Classroom:
             found = self._asked(seat, seat.enquiry, board)
             study.cursor = seat.enquiry.cursor
             return found
-        if not study.kin or pupil.num_steps < sharing.after or pupil.num_steps % sharing.every:
+        is_due = pupil.num_steps >= sharing.after and not pupil.num_steps % sharing.every_steps
+        if not (study.kin and is_due and self._affords(seat, sharing)):
             return []
         return [word for event in study.meet(board) for word in self._told(seat, event)]
+
+    def _affords(self, seat: Seat, sharing: Sharing) -> bool:
+        """Whether a learner has the time for a lesson: what a job asks for, it is given."""
+        spent_s = seat.learned_s + seat.shared_s
+        return sharing.every != "auto" or seat.shared_s <= SHARED_PART * spent_s
 
     def _asked(self, seat: Seat, enquiry: Enquiry, board: Metered) -> Say:
         try:

@@ -71,7 +71,7 @@ def rules_of(sharing: Sharing) -> Rules:
         gate=Gate() if sharing.gate == "held-out" else Open(),
         packing=packing,
         packings=(packing,) if packing else (),
-        max_lag_steps=sharing.every,  # of one that goes on elsewhere, from a little before
+        max_lag_steps=sharing.every_steps,  # of one that goes on elsewhere, from a little before
     )
 
 
