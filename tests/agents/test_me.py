@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,28 @@ def test_alone_each_thing_comes_back_itself_so_that_it_costs_nothing() -> None:
     given = things()
     prepared = coterie.join().prepare(*given)
     assert all(back is thing for back, thing in zip(prepared, given, strict=True))
+
+
+def test_alone_no_step_calls_anything_of_ours() -> None:
+    me = coterie.join()
+    model, optimizer, loader, scheduler = me.prepare(*things())
+    ours, called = str(Path(coterie.__file__).parent), set()
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event == "call":
+            called.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        for x, y in loader:
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        scheduler.step()
+    finally:
+        sys.setprofile(None)
+    assert any("torch" in file for file in called)
+    assert not [file for file in called if file.startswith(ours)]
 
 
 def test_alone_there_is_one_agent_who_says_all(capsys: pytest.CaptureFixture[str]) -> None:
