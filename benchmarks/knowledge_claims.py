@@ -55,6 +55,11 @@ def curve(each: Told, arm: str) -> Curve:
     return tuned({name: Curve.read(told) for name, told in each["curves"].items()}, arm)
 
 
+def over_all(losses: str, each: Told) -> float:
+    """The loss of those who listen to kin, over that of those who average all."""
+    return float(each[losses]["kin"] / each[losses]["all"])
+
+
 def per_s(run: Told) -> float:
     """Steps of all learners in a second of the wall."""
     return float(run["steps"] / run["seconds"])
@@ -147,12 +152,15 @@ CLAIMS = (
         )
         for name in ("fusion", "prototypes", "labels")
     ),
-    Claim(
-        "two camps: loss of kin over that of all averaged",
-        "opposed",
-        lambda each: each["losses"]["kin"] / each["losses"]["all"],
-        0.1,
-        False,
+    *(
+        Claim(
+            f"two camps: loss of kin over that of all averaged, on {where}",
+            "opposed",
+            partial(over_all, of),
+            0.1,
+            False,
+        )
+        for of, where in (("own_losses", "what they learn from"), ("losses", "images of the test"))
     ),
     Claim(
         "one liar among five, with the gate: points lost in the end",

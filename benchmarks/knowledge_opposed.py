@@ -63,15 +63,18 @@ def opposed(seed: int, num_steps: int = OPPOSED_STEPS) -> dict[str, Any]:
         "kin": kin,
     }
     found = race(arms, num_steps)
+    losses = {
+        of: {name: _loss(arm, part) for name, arm in arms.items()}
+        for of, part in (("own_losses", "train"), ("losses", "test"))
+    }
+    return {**found, **losses, "groups": kin.share.groups}
+
+
+def _loss(arm: Agents, part: str) -> float:
+    """The mean over agents of their loss on the images that they learn or are tested on."""
+    pairs = zip(arm.scholars, arm.splits, strict=True)
     with torch.no_grad():
-        losses = {
-            name: fmean(
-                float(scholar.loss(*split.test.parts()))
-                for scholar, split in zip(arm.scholars, arm.splits, strict=True)
-            )
-            for name, arm in arms.items()
-        }
-    return {**found, "losses": losses, "groups": kin.share.groups}
+        return fmean(float(scholar.loss(*getattr(split, part).parts())) for scholar, split in pairs)
 
 
 class Liar(Fusion):

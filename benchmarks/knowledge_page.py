@@ -160,7 +160,7 @@ def width_lines(found: Measured) -> list[str]:
 
 def mixed_lines(found: Measured) -> list[str]:
     """All fused, and groups fused."""
-    return arm_table(of(found, "mixed"), ("alone", "alone, fast", "all", "groups"))
+    return arm_table(of(found, "mixed"), ("alone", "alone, fast", "all, fast", "groups, fast"))
 
 
 def grouping_lines(found: Measured) -> list[str]:
@@ -188,10 +188,14 @@ def opposed_lines(found: Measured) -> list[str]:
     here = of(found, "opposed")
     if not here:
         return []
-    lines = ["| arm | held-out loss in the end | accuracy |", "|---|---|---|"]
+    lines = [
+        "| arm | loss in the end, on what they learn from | on images of the test | accuracy |",
+        "|---|---|---|---|",
+    ]
     for arm in ("alone", "all", "kin"):
-        losses = spread(each["losses"][arm] for each in here)
-        lines.append(f"| {arm} | {losses} | {spread(100 * last(each, arm) for each in here)} |")
+        own, tested = (spread(each[of][arm] for each in here) for of in ("own_losses", "losses"))
+        correct = spread(100 * last(each, arm) for each in here)
+        lines.append(f"| {arm} | {own} | {tested} | {correct} |")
     return [*lines, "", f"Seeds: {len(here)}."]
 
 

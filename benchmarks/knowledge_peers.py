@@ -31,7 +31,6 @@ from coterie.knowledge.graph import gathered
 from coterie.knowledge.prototypes import Prototypes
 
 NUM_SHOTS, NUM_TEST = 3, 300
-NUM_OF_TWO_KINDS = 5  # images of a class, where kin are to be found first
 NUM_STEPS = 300
 FAST = 3e-3  # the other rate of Adam: it was better for those who fuse, with one seed
 BATCH = 20  # images a step
@@ -112,20 +111,20 @@ def mixed(seed: int, num_steps: int = NUM_STEPS) -> dict[str, Any]:
     """Two kinds, one output layer: alone, all fused, and fused in groups that are found."""
     splits = two_kinds(seed)
     grouped = sharing(
-        agents(splits, seed), lambda: [WHOLE], begin=GROUPING_STEP, regroup=by_cross_loss
+        agents(splits, seed, lr=FAST), lambda: [WHOLE], begin=GROUPING_STEP, regroup=by_cross_loss
     )
     arms = {
         "alone": agents(splits, seed),
         "alone, fast": agents(splits, seed, lr=FAST),
-        "all": sharing(agents(splits, seed), lambda: [WHOLE]),
-        "groups": grouped,
+        "all, fast": sharing(agents(splits, seed, lr=FAST), lambda: [WHOLE]),
+        "groups, fast": grouped,
     }
     return {**race(arms, num_steps), "groups": grouped.share.groups}
 
 
 def two_kinds(seed: int) -> dict[str, data.Split]:
     """Five agents of clothes and five of digits."""
-    num_each = (NUM_OF_TWO_KINDS, 0)
+    num_each = (NUM_SHOTS, 0)
     clothes = kind(data.clothes(), "clothes", seed, num_each)
     return clothes | kind(data.digits(), "digits", seed, num_each)
 

@@ -27,6 +27,7 @@ from coterie.agents.snapshot import MODEL_FILE
 from coterie.agents.state import copied, pack_state, tensor_parts, unpack_state
 from coterie.agents.stream import Stream
 from coterie.errors import CheckpointError, JobError, TrainingError
+from coterie.knowledge.gate import likelihood
 from coterie.knowledge.pupil import Moment, Term
 from coterie.tasks.samples import device_of, evaluating, to_device
 from coterie.tasks.supervised import Supervised
@@ -155,12 +156,17 @@ class TaskPupil:
             return self._task.loss(self.model, Batch([inputs_B, targets_B], len(inputs_B)))
 
     def held_out(self) -> Tensor:
-        """Minus the loss on each of its own held-out samples, (S,)."""
+        """What it knows of each of its own held-out samples, (S,): minus its loss.
+
+        Where answers are classes it is their likelihood, however sure it is of itself.
+        """
         if not len(self._held):
             return torch.zeros(0)
         data = to_device(self._task.fetch(self._held[:MOST_HELD_OUT]).data, device_of(self.model))
         with evaluating(self.model):
             predictions, targets = self._task.predict(self.model, data)
+            if predictions.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point():
+                return likelihood(predictions, targets).float().cpu()
             device = device_of(self.model)
             losses = [
                 self._task.judge(predictions[i : i + 1], targets[i : i + 1], device)

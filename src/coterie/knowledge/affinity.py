@@ -16,7 +16,7 @@ from torch import Tensor
 from coterie.errors import JobError, LessonError, NotFinite
 from coterie.knowledge.align import similarity
 from coterie.knowledge.currency import Currency
-from coterie.knowledge.gate import walked
+from coterie.knowledge.gate import likelihood, walked
 from coterie.knowledge.graph import Graph, gathered
 from coterie.knowledge.lesson import Lesson
 from coterie.knowledge.pupil import Pupil
@@ -192,7 +192,7 @@ def _losses(
     column = {c: list(classes).index(pupil.classes[c]) for c in used}
     wanted_B = torch.tensor([column[c] for c in targets_B.tolist()], device=targets_B.device)
     with torch.no_grad():
-        return F.cross_entropy(predict(inputs_B), wanted_B, reduction="none").double()
+        return -likelihood(predict(inputs_B), wanted_B).double()
 
 
 def _known_beside(

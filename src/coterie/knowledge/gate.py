@@ -1,6 +1,6 @@
 """What a lesson must pass: the pupil's own held-out samples, before and after it.
 
-Legend of shape suffixes: N parameters, S held-out samples.
+Legend of shape suffixes: N parameters, S held-out samples, C classes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,32 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from coterie.errors import NotFinite, TrainingError
 from coterie.knowledge.currency import Change, Placed
 from coterie.knowledge.pupil import Pupil
+
+TEMPERATURES = tuple(2.0 ** (k / 2) for k in range(-4, 9))  # 1/4 to 16
+
+
+def likelihood(logits_SC: Tensor, targets_S: Tensor) -> Tensor:
+    """The log likelihood of each answer, (S,), at the temperature that makes the mean largest.
+
+    Guo et al. 2017, On Calibration of Modern Neural Networks. Who has few samples is too sure of
+    itself: whatever makes it less sure looks like a gain in its loss, a stranger's lesson as well.
+
+    >>> import torch
+    >>> logits_SC, targets_S = torch.tensor([[2.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
+    >>> torch.equal(likelihood(logits_SC, targets_S), likelihood(8 * logits_SC, targets_S))
+    True
+    """
+    told = (F.log_softmax(logits_SC / t, dim=1) for t in TEMPERATURES)
+    return max(
+        (told_SC.gather(1, targets_S[:, None])[:, 0] for told_SC in told),
+        key=lambda told_S: float(told_S.mean()),
+    )
 
 
 @dataclass(frozen=True)
@@ -33,13 +54,23 @@ class Verdict:
         """Whether the change stays."""
         return not self.refusal
 
+    @property
+    def stands_out(self) -> bool:
+        """Whether it would stay as the best of several: chance alone makes one of them look good.
+
+        >>> Verdict(0.1, 0.02, "").stands_out, Verdict(0.1, 0.2, "").stands_out
+        (True, False)
+        """
+        return self.kept and self.gain > self.error
+
 
 @dataclass(frozen=True)
 class Gate:
-    """Keeps a change unless held-out utility falls by more than chance makes it fall.
+    """Keeps a change unless held-out utility falls.
 
     The same samples are scored before and after, and what differs is what counts: it may fall by
-    `tolerance` standard errors of the mean difference. With 0 it never falls on those samples.
+    `tolerance` standard errors of the mean difference, or has to rise by so many where that is
+    below zero.
 
     >>> import torch
     >>> before_S = torch.tensor([0.0, 1.0, 2.0])
@@ -49,7 +80,7 @@ class Gate:
     True
     """
 
-    tolerance: float = 1.0
+    tolerance: float = 0.0
 
     def judge(self, before_S: Tensor, after_S: Tensor) -> Verdict:
         """What the difference between two scores of the same samples says."""

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from coterie.combine import class_means, nearness
 from coterie.errors import JobError, NotFinite, TrainingError
+from coterie.knowledge.gate import likelihood
 from coterie.knowledge.pupil import Moment, Term
 from coterie.types import Layout
 
@@ -251,13 +252,12 @@ class Scholar:
         return torch.cat([slope.reshape(-1) for slope in slopes])
 
     def held_out(self) -> Tensor:
-        """The log likelihood of each held-out answer."""
+        """The log likelihood of each held-out answer, however sure it is of itself."""
         inputs_S, targets_S = self.course.held_out
         if not len(targets_S):
             return torch.zeros(0)
         with self._evaluating():
-            told_SC = F.log_softmax(self.predictions(inputs_S), dim=1)
-        return told_SC.gather(1, targets_S[:, None])[:, 0]
+            return likelihood(self.predictions(inputs_S), targets_S)
 
     def accuracy(self, inputs_S: Tensor, targets_S: Tensor) -> float:
         """The part of some samples that it tells rightly."""

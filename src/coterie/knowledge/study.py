@@ -187,18 +187,26 @@ class Study:
             for teacher, past in held.items()
             if past.until_steps > now and self._is_kin(teacher) and teacher not in fresh
         }
-        aged = len(kept) < len([teacher for teacher in held if teacher not in fresh])
         self._held[currency.name] = kept
-        if not fresh and not aged:
-            return []
-        if not fresh and not kept:
-            self.pupil.attend(currency.name, None)  # all that it knew of others is stale
-            return []
         known = {teacher: past.lesson for teacher, past in kept.items()}
+        if len(kept) < len(held):  # what is stale, or has a newer one beside it, counts no more
+            self._stand_by(currency, known)
+        if not fresh:
+            return []
         taken, alone, verdict = self._sifted(currency, known, fresh)
         weights = {teacher: self._weight(lesson) for teacher, lesson in taken.items()}
         refusals = self._judged(fresh, taken, alone, verdict)
         return [*self._remember(currency, taken, weights, verdict), *refusals]
+
+    def _stand_by(self, currency: Currency, known: Mapping[str, Lesson]) -> None:
+        """Attend to these lessons, which were judged when they came, and to no others."""
+        try:
+            if known:
+                self._change(currency, known).apply(self.pupil)
+                return
+        except LessonError:  # the pupil has changed since
+            self._held[currency.name] = {}
+        self.pupil.attend(currency.name, None)
 
     def _sifted(
         self, currency: Currency, known: Mapping[str, Lesson], fresh: Mapping[str, Lesson]
@@ -208,6 +216,7 @@ class Study:
         All of them, or else those that are left once who harms most by itself is left out, one
         after the other. What several do together says more than what each does: of a single one
         chance alone may refuse an honest lesson, and members that take different ones drift apart.
+        Of several tries the best may seem good by chance: it is to gain by more than its error.
         """
         verdict = self._tried(currency, {**known, **fresh})
         if verdict.kept:
@@ -225,12 +234,15 @@ class Study:
             if not left:
                 break
             verdict = self._tried(currency, {**known, **left})
-            if verdict.kept:
+            if verdict.stands_out:
                 return left, alone, verdict
             self.pupil.restore(start)
         best = max(alone, key=lambda teacher: alone[teacher].gain)
         verdict = self._tried(currency, {best: fresh[best]})  # without those it knows already
-        return {best: fresh[best]} if verdict.kept else {}, alone, verdict
+        if verdict.stands_out:
+            return {best: fresh[best]}, alone, verdict
+        self.pupil.restore(start)
+        return {}, alone, verdict
 
     def _judged(
         self,
@@ -252,16 +264,18 @@ class Study:
         return events
 
     def _tried(self, currency: Currency, lessons: Mapping[str, Lesson]) -> Verdict:
-        order = sorted(lessons)  # sums depend on their order in the last bit
         try:
-            change = currency.integrate(
-                [lessons[teacher] for teacher in order],
-                [self._weight(lessons[teacher]) for teacher in order],
-                self.pupil,
-            )
-            return self.rules.gate.keep(self.pupil, change)
+            return self.rules.gate.keep(self.pupil, self._change(currency, lessons))
         except LessonError as error:
             return Verdict(0.0, 0.0, str(error))
+
+    def _change(self, currency: Currency, lessons: Mapping[str, Lesson]) -> Change:
+        order = sorted(lessons)  # sums depend on their order in the last bit
+        return currency.integrate(
+            [lessons[teacher] for teacher in order],
+            [self._weight(lessons[teacher]) for teacher in order],
+            self.pupil,
+        )
 
     def _weight(self, lesson: Lesson) -> float:
         """What it counts: trust times evidence, for who claims much is not believed all of it."""
