@@ -16,7 +16,7 @@ from coterie.errors import NotFinite, TrainingError
 from coterie.knowledge.currency import Change, Placed
 from coterie.knowledge.pupil import Pupil
 
-TEMPERATURES = tuple(2.0 ** (k / 2) for k in range(-4, 9))  # 1/4 to 16
+TEMPERATURES = tuple(2.0 ** (k / 2) for k in range(-4, 5))  # 1/4 to 4
 
 
 def likelihood(logits_SC: Tensor, targets_S: Tensor) -> Tensor:
@@ -24,10 +24,11 @@ def likelihood(logits_SC: Tensor, targets_S: Tensor) -> Tensor:
 
     Guo et al. 2017, On Calibration of Modern Neural Networks. Who has few samples is too sure of
     itself: whatever makes it less sure looks like a gain in its loss, a stranger's lesson as well.
+    Temperatures end at 4, so that who is far too sure is held to be wrong where it is.
 
     >>> import torch
-    >>> logits_SC, targets_S = torch.tensor([[2.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
-    >>> torch.equal(likelihood(logits_SC, targets_S), likelihood(8 * logits_SC, targets_S))
+    >>> logits_SC, targets_S = torch.tensor([[2.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
+    >>> torch.equal(likelihood(logits_SC, targets_S), likelihood(2 * logits_SC, targets_S))
     True
     """
     told = (F.log_softmax(logits_SC / t, dim=1) for t in TEMPERATURES)
@@ -53,6 +54,15 @@ class Verdict:
     def kept(self) -> bool:
         """Whether the change stays."""
         return not self.refusal
+
+    @property
+    def does_harm(self) -> bool:
+        """Whether it would do more harm than chance makes it seem to do.
+
+        >>> Verdict(-0.1, 0.02, "harm").does_harm, Verdict(-0.1, 0.2, "chance").does_harm
+        (True, False)
+        """
+        return bool(self.refusal) and self.gain < -self.error
 
     @property
     def stands_out(self) -> bool:

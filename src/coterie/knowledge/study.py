@@ -255,8 +255,8 @@ class Study:
         events: list[Event] = []
         for teacher, lesson in fresh.items():
             own = alone.get(teacher, verdict)
-            harmful = teacher in alone and not own.kept and own.gain < 0
-            record = TAKEN if teacher in taken else REFUSED if harmful else UNHEARD
+            does_harm = teacher in alone and own.does_harm
+            record = TAKEN if teacher in taken else REFUSED if does_harm else UNHEARD
             self.trust = self.trust.after(teacher, record)
             if teacher not in taken:
                 why = own.refusal or "beside others it would do harm"
