@@ -165,7 +165,7 @@ class TaskPupil:
         data = to_device(self._task.fetch(self._held[:MOST_HELD_OUT]).data, device_of(self.model))
         with evaluating(self.model):
             predictions, targets = self._task.predict(self.model, data)
-            if predictions.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point():
+            if _are_classes(predictions, targets):
                 return likelihood(predictions, targets).float().cpu()
             device = device_of(self.model)
             losses = [
@@ -308,6 +308,19 @@ class _Attentive(Learner):
         self._finite(loss)
         loss.backward()  # type: ignore[no-untyped-call]
         return value
+
+
+def _are_classes(predictions: Any, targets: Any) -> bool:
+    """Whether targets are numbers of the columns of predictions.
+
+    >>> scores_BC = torch.zeros(2, 3)
+    >>> [_are_classes(scores_BC, torch.tensor(t)) for t in ([0, 2], [0, 3], [-100, 0], [0.0, 1.0])]
+    [True, False, False, False]
+    """
+    if not (isinstance(predictions, Tensor) and isinstance(targets, Tensor)):
+        return False
+    is_told_so = predictions.dim() == 2 and targets.dim() == 1 and targets.dtype == torch.long
+    return is_told_so and 0 <= int(targets.min()) and int(targets.max()) < predictions.shape[1]
 
 
 def _head_of(model: nn.Module) -> str:
