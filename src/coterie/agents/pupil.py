@@ -320,7 +320,7 @@ def _are_classes(predictions: Any, targets: Any) -> bool:
     if not (isinstance(predictions, Tensor) and isinstance(targets, Tensor)):
         return False
     is_told_so = predictions.dim() == 2 and targets.dim() == 1 and targets.dtype == torch.long
-    return is_told_so and 0 <= int(targets.min()) and int(targets.max()) < predictions.shape[1]
+    return is_told_so and int(targets.min()) >= 0 and int(targets.max()) < predictions.shape[1]
 
 
 def _head_of(model: nn.Module) -> str:
