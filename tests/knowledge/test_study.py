@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.errors import CoterieError
+from coterie.errors import CoterieError, LessonError
 from coterie.knowledge import (
     BoardFailed,
     Event,
@@ -28,7 +28,7 @@ from coterie.knowledge import (
     Trust,
 )
 from coterie.knowledge.board import Heard
-from coterie.knowledge.currency import Change
+from coterie.knowledge.currency import Attended, Change
 from coterie.knowledge.distill import Labels, Pool
 from coterie.knowledge.gate import Verdict
 from coterie.knowledge.prototypes import Prototypes
@@ -303,3 +303,18 @@ def test_the_best_of_several_tries_has_to_stand_out(make: Make) -> None:
     study = fusing(ann, rules=Rules(Doubtful(False, True, True, True, True)))
     assert takers(study.learn([taught(bob), taught(eve)])) == []
     assert torch.equal(ann.vector(), here)
+
+
+def test_lessons_that_fit_no_longer_do_not_stand_in_the_way_of_new_ones(make: Make) -> None:
+    class Choosy(Prototypes):
+        def integrate(self, lessons: Any, weights: Any, pupil: Pupil) -> Attended:
+            if pupil.num_steps > 5 and "cid" in {lesson.teacher for lesson in lessons}:
+                raise LessonError("expected another one")
+            return super().integrate(lessons, weights, pupil)
+
+    ann, bob, cid = make("ann", 5), make("bob", 5), make("cid", 5)
+    study = Study(ann, [Choosy()], Rules(Open()))
+    lessons = [Prototypes().teach(each).to_bytes() for each in (bob, cid)]
+    assert sorted(takers(study.learn(lessons))) == ["bob", "cid"]
+    ann.step(), bob.step()
+    assert takers(study.learn([Prototypes().teach(bob).to_bytes()])) == ["bob"]

@@ -301,6 +301,11 @@ class Run:
             self.tell_all(say.Stop(reason=reason, at_once=True, again=self.bereft))
             self.done = True
 
+    @property
+    def everybody(self) -> list[str]:
+        """All who are here, the server of the star road as well."""
+        return [*self.members, *([say.HUB] if self.hub is not None else [])]
+
     def unanswered(self) -> list[tuple[str, say.Term]]:
         """Whom the term was told that have not settled in it, and how."""
         waited_for = (name for name in self.term.members if name not in self.settled)
@@ -321,10 +326,8 @@ class Run:
 
     def tell_all(self, message: say.Wire) -> None:
         """Lay out a message to every agent that is here."""
-        for name in self.members:
+        for name in self.everybody:
             self.tell(name, message)
-        if self.hub is not None:
-            self.tell(say.HUB, message)
 
     def tell_term(self, message: say.Wire) -> None:
         """Lay out a message to every living member of the term, and to the server of its road."""

@@ -47,7 +47,7 @@ def new_term(run: Run, members: Iterable[str], at_once: bool) -> Wait:
     )
     run.mended = run.term.number if at_once else run.mended
     run.event("term", number=run.term.number, members=list(living))
-    for name in (*run.members, *((say.HUB,) if run.hub else ())):
+    for name in run.everybody:
         run.tell(name, run.term_for(name))
     awaited = {say.HUB} if run.apart else set(run.term.members)
     yield lambda: run.torn or run.settled.keys() >= awaited

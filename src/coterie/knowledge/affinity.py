@@ -30,9 +30,10 @@ def cross_loss(pupils: Sequence[Pupil]) -> Graph:
 
     1: as much as the pupil itself; 0: no more than how frequent classes are; below: they mislead.
     After Fifty et al. 2021, Efficiently Identifying Task Groupings, on losses in place of their
-    change. Zero is what a predictor without inputs would know, so that related, unrelated and
-    mixed tasks are told apart by a fixed point. Take it after some tens of steps alone, before
-    anything was shared; classes go by name, and a teacher that lacks one is unknown.
+    change, at the temperature that suits each best. Zero is what a predictor without inputs would
+    know, so that related, unrelated and mixed tasks are told apart by a fixed point. Take it after
+    some tens of steps alone, before anything was shared; classes go by name, and a teacher that
+    lacks one is unknown.
 
     >>> from coterie.knowledge.scholar import Course, Linear, Scholar
     >>> data = (torch.eye(4), torch.arange(4) % 2)

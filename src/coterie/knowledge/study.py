@@ -190,7 +190,7 @@ class Study:
         self._held[currency.name] = kept
         known = {teacher: past.lesson for teacher, past in kept.items()}
         if len(kept) < len(held):  # what is stale, or has a newer one beside it, counts no more
-            self._stand_by(currency, known)
+            known = self._stand_by(currency, known)
         if not fresh:
             return []
         taken, alone, verdict = self._sifted(currency, known, fresh)
@@ -198,15 +198,16 @@ class Study:
         refusals = self._judged(fresh, taken, alone, verdict)
         return [*self._remember(currency, taken, weights, verdict), *refusals]
 
-    def _stand_by(self, currency: Currency, known: Mapping[str, Lesson]) -> None:
-        """Attend to these lessons, which were judged when they came, and to no others."""
+    def _stand_by(self, currency: Currency, known: dict[str, Lesson]) -> dict[str, Lesson]:
+        """Attend to these lessons, which were judged when they came, or to none that fits still."""
         try:
             if known:
                 self._change(currency, known).apply(self.pupil)
-                return
+                return known
         except LessonError:  # the pupil has changed since
             self._held[currency.name] = {}
         self.pupil.attend(currency.name, None)
+        return {}
 
     def _sifted(
         self, currency: Currency, known: Mapping[str, Lesson], fresh: Mapping[str, Lesson]
